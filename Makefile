@@ -1,0 +1,52 @@
+PY := .venv/bin/python
+STAMP := .venv/.installed
+PYTEST := MPLBACKEND=Agg $(PY) -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: demo test lint types slow gpu bench-engines tutorials wheel clean help
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PY) || "$$(python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)" -m venv .venv
+	$(PY) -m pip install -c constraints.txt --upgrade pip
+	$(PY) -m pip install torch==2.13.0 -c constraints.txt
+	$(PY) -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## infer a circuit from a recording, end to end, into demo_output/
+	$(PY) -m sbi_circuits demo --out demo_output
+
+test: lint types  ## ruff, mypy, then every test that is quick and needs no GPU or cluster
+	$(PYTEST) -n 2 --dist loadfile
+
+lint: $(STAMP)  ## ruff
+	$(PY) -m ruff check .
+
+types: $(STAMP)  ## mypy
+	$(PY) -m mypy
+
+slow: $(STAMP)  ## the tests marked slow
+	$(PYTEST) -m slow -n 2 --dist loadfile
+
+gpu: $(STAMP)  ## the tests marked gpu (needs a CUDA device)
+	$(PYTEST) -m gpu
+
+bench-engines: $(STAMP)  ## time every engine on the same simulations
+	$(PY) benchmarks/engines.py
+
+tutorials: $(STAMP)  ## execute every tutorial into output/tutorials/
+	mkdir -p output/tutorials
+	set -e; for source in tutorials/*.py; do \
+	    notebook=output/tutorials/$$(basename $$source .py).ipynb; \
+	    $(PY) -m jupytext --to ipynb --set-kernel python3 --output $$notebook $$source; \
+	    MPLBACKEND=module://matplotlib_inline.backend_inline .venv/bin/jupyter-execute --inplace $$notebook; \
+	done
+
+wheel: $(STAMP)  ## build the wheel into dist/
+	$(PY) -m pip wheel --no-deps --wheel-dir dist .
+
+clean:  ## remove what make has built, the virtual environment too
+	rm -rf .venv build dist output demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16

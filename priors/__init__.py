@@ -1,0 +1,1 @@
+"""Prior distributions of the circuits in the zoo, one TOML file each."""

@@ -1,0 +1,41 @@
+"""Simulation-based inference for mechanistic circuits.
+
+Public names load on first use, so that importing the package stays quick; `dir(sbi_circuits)` lists them.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "campaign": ("Campaign",),
+    "circuit": (
+        "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "Explicit", "FixedIndegree", "FixedTotal",
+        "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Record",
+        "get_circuit", "list_circuits", "register",
+    ),
+    "ensemble": ("Ensemble",),
+    "features": ("FeatureSet",),
+    "inference": ("Posterior", "load_posterior", "train"),
+    "prior": ("Parameter", "Prior"),
+    "readers": ("read_recording",),
+    "recording": ("Outcome", "Recording"),
+    "simulation": ("simulate",),
+    "table": ("Table",),
+}  # fmt: skip
+_EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value = import_module("importlib.metadata").version("sbi-circuits")
+    elif name in _EXPORTS:
+        value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    else:
+        public = ", ".join(sorted(_EXPORTS))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names: {public}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS, "__version__"})

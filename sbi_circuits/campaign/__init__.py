@@ -1,0 +1,1 @@
+"""Campaigns: resumable plans that fill a table."""

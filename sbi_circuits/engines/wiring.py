@@ -1,0 +1,250 @@
+"""Synapses drawn from wiring rules, as compressed rows: the targets of each source, ascending.
+
+Every rule draws from a stream of its own, keyed by simulation and projection, so adding a projection
+changes no other wiring.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from sbi_circuits.circuit import Circuit, Projection
+from sbi_circuits.engines.philox import below, new_stream, uniform
+from sbi_circuits.errors import CircuitError
+from sbi_circuits.seeds import generator
+from sbi_circuits.units import evaluate
+from sbi_circuits.wiring_rules import AllToAll, Explicit, FixedIndegree, FixedTotal, Independent, OneToOne
+
+# Philox stream numbers: wiring of projection k is 16 + k; below 16 is free for the kernels.
+_FIRST_WIRING_STREAM = 16
+_EMPTY = np.zeros((0, 0), dtype=np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Compressed synapses: targets of source i are `targets[indptr[i]:indptr[i + 1]]`."""
+
+    indptr: np.ndarray
+    targets: np.ndarray
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Source of each synapse, aligned with `targets`."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+
+def draw_labels(circuit: Circuit, values: Mapping[str, float], sizes: Mapping[str, int], seed: int, index: int
+                ) -> dict[str, np.ndarray]:
+    """Labels (draws, N) of every labelled population with at least one label."""
+    labels = {}
+    for population in circuit.populations:
+        count = int(evaluate(population.labels, values)) if population.labels else 0
+        if count >= 1:
+            draw = generator(seed, index, "labels", population.name)
+            shape = (population.label_draws, sizes[population.name])
+            labels[population.name] = draw.integers(0, count, size=shape).astype(np.int32)
+    return labels
+
+
+def draw_rows(
+    projection: Projection,
+    number: int,
+    values: Mapping[str, float],
+    sizes: Mapping[str, int],
+    labels: Mapping[str, np.ndarray],
+    keys: tuple[int, int],
+) -> Rows:
+    """Synapses of one projection.
+
+    Args:
+        projection: whose wiring rule is drawn.
+        number: its position in the circuit; names its random stream.
+        values: SI values of parameters and constants.
+        sizes: population sizes.
+        labels: from `draw_labels`.
+        keys: Philox key of the simulation.
+
+    Raises:
+        CircuitError: a probability outside [0, 1] or an in-degree that cannot be.
+    """
+    sources, targets = sizes[projection.source], sizes[projection.target]
+    same = projection.source == projection.target
+    words, header = new_stream(keys, _FIRST_WIRING_STREAM + number)
+    dtype = np.uint16 if targets < 2**16 else np.int32
+    match projection.wiring:
+        case Independent(probability=p):
+            indptr, found = _independent(_probability(projection, p, values), sources, targets, same, words, header)
+        case FixedTotal(probability=p, pairs=pairs):
+            pair_labels = labels.get(projection.source, _EMPTY) if pairs != "all" else _EMPTY
+            probability = _probability(projection, p, values)
+            which = ("all", "same_label", "other_label").index(pairs)
+            indptr, found = _fixed_total(probability, sources, targets, same, pair_labels, which, words, header)
+        case FixedIndegree(number=n):
+            degree = _indegree(projection, int(evaluate(n, values)), sources, same)
+            indptr, found = _fixed_indegree(degree, sources, targets, same, words, header)
+        case AllToAll():
+            indptr, found = _independent(1.0, sources, targets, same, words, header)
+        case OneToOne():
+            indptr, found = _one_to_one(projection, sources, targets)
+        case Explicit(pairs=listed):
+            indptr, found = _explicit(projection, listed, sources, targets)
+    return Rows(indptr, found.astype(dtype))
+
+
+def _probability(projection: Projection, expression: str, values: Mapping[str, float]) -> float:
+    p = float(evaluate(expression, values))
+    if not 0.0 <= p <= 1.0:
+        raise CircuitError(f"projection {projection.name}: probability {expression} = {p:g} is outside [0, 1]")
+    return p
+
+
+def _indegree(projection: Projection, degree: int, sources: int, same: bool) -> int:
+    if not 0 <= degree <= sources - same:
+        raise CircuitError(f"projection {projection.name}: in-degree {degree} from {sources} neurons cannot be")
+    return degree
+
+
+def _one_to_one(projection: Projection, sources: int, targets: int) -> tuple[np.ndarray, np.ndarray]:
+    if sources != targets:
+        raise CircuitError(f"projection {projection.name}: one-to-one between {sources} and {targets} neurons")
+    return np.arange(sources + 1, dtype=np.int64), np.arange(sources)
+
+
+def _explicit(projection: Projection, pairs: tuple[tuple[int, int], ...], sources: int, targets: int
+              ) -> tuple[np.ndarray, np.ndarray]:
+    i, j = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    if len(i) and (i.max() >= sources or j.max() >= targets):
+        raise CircuitError(f"projection {projection.name}: a pair is outside {sources} x {targets} neurons")
+    order = np.lexsort((j, i))
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(i, minlength=sources))]).astype(np.int64)
+    return indptr, j[order]
+
+
+@njit(cache=True)
+def _independent(p, sources, targets, same, words, header):  # type: ignore[no-untyped-def]
+    """Bernoulli pairs by geometric jumps over the flattened matrix, the diagonal left out."""
+    width = targets - 1 if same else targets
+    total = sources * width
+    expected = total * p
+    found = np.empty(int(expected + 8.0 * np.sqrt(expected + 1.0)) + 64, dtype=np.int32)
+    indptr = np.zeros(sources + 1, dtype=np.int64)
+    scale = -1.0 / np.log1p(-p) if 0.0 < p < 1.0 else 0.0
+    position = np.int64(-1) if p > 0.0 else np.int64(total)
+    n = 0
+    while True:
+        jump = np.int64(-np.log(uniform(words, header)) * scale) if p < 1.0 else np.int64(0)
+        position += 1 + jump
+        if position >= total:
+            break
+        i = position // width
+        j = position - i * width
+        if same and j >= i:
+            j += 1
+        if n == len(found):
+            grown = np.empty(2 * n, dtype=np.int32)
+            grown[:n] = found
+            found = grown
+        found[n] = j
+        n += 1
+        indptr[i + 1] += 1
+    return np.cumsum(indptr), found[:n]
+
+
+@njit(cache=True, inline="always")
+def _shares(labels, i, j):  # type: ignore[no-untyped-def]
+    share = False
+    for d in range(labels.shape[0]):
+        share |= labels[d, i] == labels[d, j]
+    return share
+
+
+@njit(cache=True, inline="always")
+def _in_class(i, j, same, labels, which):  # type: ignore[no-untyped-def]
+    if same and i == j:
+        return False
+    if which == 0:
+        return True
+    return _shares(labels, i, j) == (which == 1)
+
+
+@njit(cache=True)
+def _class_size(sources, targets, same, labels, which):  # type: ignore[no-untyped-def]
+    everything = sources * targets - (sources if same else 0)
+    if which == 0:
+        return everything
+    sharing = 0
+    for i in range(sources):
+        for j in range(i):
+            sharing += _shares(labels, i, j)
+    return 2 * sharing if which == 1 else everything - 2 * sharing
+
+
+@njit(cache=True)
+def _fixed_total(p, sources, targets, same, labels, which, words, header):  # type: ignore[no-untyped-def]
+    """Exactly ceil(p * pairs) pairs of a class, by rejection on a bitmap of the matrix."""
+    pairs = _class_size(sources, targets, same, labels, which)
+    wanted = min(int(np.ceil(p * pairs)), pairs)
+    # Above one half it is cheaper to draw the pairs that are left out.
+    inverted = 2 * wanted > pairs
+    draws = pairs - wanted if inverted else wanted
+    row_words = (targets + 63) // 64
+    bitmap = np.zeros(sources * row_words, dtype=np.uint64)
+    one = np.uint64(1)
+    while draws > 0:
+        i, j = below(words, header, sources), below(words, header, targets)
+        word, bit = i * row_words + (j >> 6), one << np.uint64(j & 63)
+        if not bitmap[word] & bit and _in_class(i, j, same, labels, which):
+            bitmap[word] |= bit
+            draws -= 1
+    return _collect(bitmap, sources, targets, same, labels, which, inverted, wanted)
+
+
+@njit(cache=True)
+def _collect(bitmap, sources, targets, same, labels, which, inverted, wanted):  # type: ignore[no-untyped-def]
+    row_words = (targets + 63) // 64
+    found = np.empty(wanted, dtype=np.int32)
+    indptr = np.zeros(sources + 1, dtype=np.int64)
+    n = 0
+    for i in range(sources):
+        for k in range(row_words):
+            word = bitmap[i * row_words + k]
+            if word == 0 and not inverted:
+                continue
+            for bit in range(min(64, targets - 64 * k)):
+                chosen = (word >> np.uint64(bit)) & np.uint64(1) == np.uint64(1)
+                if inverted:
+                    chosen = not chosen and _in_class(i, 64 * k + bit, same, labels, which)
+                if chosen:
+                    found[n] = 64 * k + bit
+                    n += 1
+        indptr[i + 1] = n
+    return indptr, found
+
+
+@njit(cache=True)
+def _fixed_indegree(degree, sources, targets, same, words, header):  # type: ignore[no-untyped-def]
+    """Distinct sources of each target, then turned into rows of sources by a counting sort."""
+    chosen = np.empty((targets, degree), dtype=np.int32)
+    mark = np.full(sources, -1, dtype=np.int64)
+    indptr = np.zeros(sources + 1, dtype=np.int64)
+    for j in range(targets):
+        n = 0
+        while n < degree:
+            i = below(words, header, sources)
+            if mark[i] == j or (same and i == j):
+                continue
+            mark[i] = j
+            chosen[j, n] = i
+            indptr[i + 1] += 1
+            n += 1
+    indptr = np.cumsum(indptr)
+    cursor = indptr[:-1].copy()
+    found = np.empty(targets * degree, dtype=np.int32)
+    for j in range(targets):
+        for n in range(degree):
+            i = chosen[j, n]
+            found[cursor[i]] = j
+            cursor[i] += 1
+    return indptr, found

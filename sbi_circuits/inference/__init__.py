@@ -1,0 +1,19 @@
+"""Neural posterior estimation: encoding, flows, training, and the posterior."""
+
+from sbi_circuits.inference.config import TrainingConfig
+from sbi_circuits.inference.data import TrainingData
+from sbi_circuits.inference.load import load_posterior
+from sbi_circuits.inference.posterior import Posterior, PosteriorDistribution
+from sbi_circuits.inference.support import FeatureReason, ObservationCheck
+from sbi_circuits.inference.train import train
+
+__all__ = [
+    "FeatureReason",
+    "ObservationCheck",
+    "Posterior",
+    "PosteriorDistribution",
+    "TrainingConfig",
+    "TrainingData",
+    "load_posterior",
+    "train",
+]

@@ -1,0 +1,131 @@
+"""What to train and how; zero means "derived from the table's size"."""
+
+from dataclasses import dataclass, replace
+
+from sbi_circuits.errors import InferenceError, UnknownNameError
+
+FAMILIES = ("zuko", "nflows")
+TRANSFORMS = ("autoregressive", "coupling")
+WEIGHTINGS = ("equal", "validation")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of neural posterior estimation; a zero is derived from the number of rows.
+
+    Args:
+        family: library of the flow, "zuko" or "nflows".
+        transform: "autoregressive" (most exact; sampling takes P passes) or "coupling" (one pass a layer).
+        members: flows in the ensemble.
+        hidden: width of the conditioners and of the context embedding.
+        layers: spline transformations of each flow.
+        bins: bins of each rational-quadratic spline.
+        blocks: residual blocks of the context embedding.
+        dropout: in the context embedding; negative: derived.
+        batch: rows a step.
+        epochs: most epochs; the learning rate decays to zero over them.
+        patience: epochs without a better validation loss before a member stops.
+        rate: highest learning rate of AdamW.
+        weight_decay: of AdamW; it pulls every flow towards the prior, which is where it starts. Negative: derived.
+        clip: largest gradient norm.
+        ema: decay of the moving average of the weights, per step.
+        drop: share of the rows of a batch that lose a random part of their features, so that the
+            posterior answers when features are unobserved; 0 turns this off.
+        validation: share of the rows kept for validation.
+        weighting: of the members in the mixture: "equal", or "validation" (by validation likelihood).
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        InferenceError, UnknownNameError: for a value that cannot be.
+
+    Examples:
+        >>> TrainingConfig().resolve(rows=2000).members
+        5
+    """
+
+    family: str = "zuko"
+    transform: str = "autoregressive"
+    members: int = 0
+    hidden: int = 0
+    layers: int = 0
+    bins: int = 0
+    blocks: int = 2
+    dropout: float = -1.0
+    batch: int = 0
+    epochs: int = 0
+    patience: int = 0
+    rate: float = 1e-3
+    weight_decay: float = -1.0
+    clip: float = 5.0
+    ema: float = 0.98
+    drop: float = 0.5
+    validation: float = 0.1
+    weighting: str = "equal"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _one_of("flow family", self.family, FAMILIES)
+        _one_of("flow transform", self.transform, TRANSFORMS)
+        _one_of("weighting", self.weighting, WEIGHTINGS)
+        _one_of("device", self.device, ("auto", "cpu", "cuda"))
+        for name in ("members", "hidden", "layers", "bins", "blocks", "batch", "epochs", "patience"):
+            _within(name, getattr(self, name), 0, float("inf"))
+        _within("bins", self.bins or 2, 2, 256)
+        _within("drop", self.drop, 0.0, 1.0)
+        _within("dropout", self.dropout, -1.0, 0.95)
+        _within("ema", self.ema, 0.0, 0.9999)
+        _within("validation", self.validation, 0.01, 0.5)
+
+    def resolve(self, rows: int) -> "TrainingConfig":
+        """The configuration with every derived setting filled in for a table of `rows` usable rows."""
+        derived = {
+            "members": 5 if rows < 20_000 else 3,
+            "hidden": 64 if rows < 3_000 else 96 if rows < 20_000 else 192,
+            "layers": 2 if rows < 20_000 else 4,
+            "bins": 8,
+            "batch": 64 if rows < 3_000 else 128 if rows < 20_000 else 256,
+            "epochs": max(20, min(150, 400_000 // rows)),
+            "patience": 20,
+        }
+        filled = {name: value for name, value in derived.items() if not getattr(self, name)}
+        if self.dropout < 0:
+            filled["dropout"] = 0.2 if rows < 10_000 else 0.0
+        if self.weight_decay < 0:
+            filled["weight_decay"] = 0.1 if rows < 10_000 else 0.01
+        return replace(self, **filled)
+
+
+@dataclass(frozen=True)
+class FlowSpec:
+    """The shape of one flow: enough to build it again before its weights are read.
+
+    Args:
+        parameters: P, the width of z.
+        inputs: width of the encoded features.
+        family, transform, hidden, layers, bins, blocks, dropout: as in `TrainingConfig`.
+    """
+
+    parameters: int
+    inputs: int
+    family: str
+    transform: str
+    hidden: int
+    layers: int
+    bins: int
+    blocks: int
+    dropout: float
+
+    @classmethod
+    def of(cls, config: TrainingConfig, parameters: int, inputs: int) -> "FlowSpec":
+        names = ("family", "transform", "hidden", "layers", "bins", "blocks", "dropout")
+        return cls(parameters, inputs, **{name: getattr(config, name) for name in names})
+
+
+def _one_of(kind: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise UnknownNameError(kind, value, valid)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InferenceError(f"training: {name} = {value:g} must lie within [{low:g}, {high:g}]")

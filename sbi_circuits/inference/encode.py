@@ -1,0 +1,163 @@
+"""Features as network inputs: scales, masks and the features that training drops at random.
+
+A value enters as [defined * scaled value, undefined, unobserved]; "defined" would be redundant, it is what remains.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_circuits.errors import InferenceError
+from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED
+
+_IQR_TO_SD = 1.349
+_TAIL = 3.0  # robust standard deviations; beyond them values grow as arcsinh
+_SKEWED = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureEncoder:
+    """Scales and columns found on the training rows; plain arrays, so that they are stored as such.
+
+    Args:
+        log: (F,) bool: the feature goes through a signed logarithm first.
+        unit: (F,) the magnitude at which that logarithm turns from linear to logarithmic, feature units.
+        centre, scale: (F,) median and robust standard deviation after the logarithm.
+        columns: (C,) which of the 3 F columns [values, undefined, unobserved] the network sees.
+        droppable: (F,) bool: the network was trained to do without this feature.
+        can_undefine: (F,) bool: the network has seen this feature both defined and undefined.
+    """
+
+    log: np.ndarray
+    unit: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+    columns: np.ndarray
+    droppable: np.ndarray
+    can_undefine: np.ndarray
+
+    @classmethod
+    def fit(cls, values: np.ndarray, states: np.ndarray, dropping: bool) -> "FeatureEncoder":
+        """Find scales on the DEFINED entries of values (n, F), and the columns that vary.
+
+        Raises:
+            InferenceError: if no feature varies.
+        """
+        columns = [_scale(values[states[:, j] == DEFINED, j]) for j in range(values.shape[1])]
+        log, unit, centre, scale, varies = map(np.array, zip(*columns, strict=True))
+        measured = (states != UNOBSERVED).any(0)
+        can_undefine = _both(states == UNDEFINED, states == DEFINED)
+        informative = varies | can_undefine
+        if not informative.any():
+            raise InferenceError("no feature varies over the table; there is nothing to learn from")
+        droppable = informative & measured & (dropping | (states == UNOBSERVED).any(0))
+        kept = np.flatnonzero(np.concatenate([varies, can_undefine, droppable]))
+        return cls(log.astype(bool), unit, centre, scale, kept, droppable, can_undefine)
+
+    @property
+    def inputs(self) -> int:
+        """Width of the network's input."""
+        return len(self.columns)
+
+    @property
+    def ignored(self) -> np.ndarray:
+        """(F,) bool: features of which the network sees nothing, as they never varied."""
+        n = len(self.log)
+        return ~np.isin(np.arange(n), self.columns % n)
+
+    def scaled(self, values: np.ndarray, states: np.ndarray) -> np.ndarray:
+        """Scaled values (*, F), zero where not defined; the tails grow as arcsinh beyond 3."""
+        x = np.where(states == DEFINED, values, 0.0)
+        x = np.where(self.log, _signed_log(x, self.unit), x)
+        x = (x - self.centre) / self.scale
+        tail = np.sign(x) * (_TAIL + np.arcsinh(np.maximum(np.abs(x) - _TAIL, 0.0)))
+        return np.where(states == DEFINED, np.where(np.abs(x) > _TAIL, tail, x), 0.0)
+
+    def tensors(self, values: np.ndarray, states: np.ndarray, dtype: torch.dtype) -> "EncodedFeatures":
+        """Encoded rows; a state the network has never seen for a feature counts as unobserved."""
+        unseen = (states == UNDEFINED) & ~self.can_undefine
+        states = np.where(unseen & self.droppable, UNOBSERVED, states)
+        return EncodedFeatures(
+            torch.as_tensor(self.scaled(values, states)).to(dtype),
+            torch.as_tensor(states == UNDEFINED).to(dtype),
+            torch.as_tensor(states == UNOBSERVED).to(dtype),
+            torch.as_tensor(self.columns),
+        )
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedFeatures:
+    """Rows of encoded features on a device: scaled values and indicators, each (n, F)."""
+
+    values: Tensor
+    undefined: Tensor
+    unobserved: Tensor
+    columns: Tensor
+
+    def to(self, device: torch.device) -> "EncodedFeatures":
+        return EncodedFeatures(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def __getitem__(self, rows: Tensor | slice) -> "EncodedFeatures":
+        return EncodedFeatures(self.values[rows], self.undefined[rows], self.unobserved[rows], self.columns)
+
+    def inputs(self, dropped: Tensor | None = None) -> Tensor:
+        """Network inputs (n, C); `dropped` (n, F) bool makes entries unobserved."""
+        parts = [self.values, self.undefined, self.unobserved]
+        if dropped is not None:
+            kept = (~dropped).to(self.values.dtype)
+            parts = [self.values * kept, self.undefined * kept, torch.maximum(self.unobserved, 1.0 - kept)]
+        return torch.cat(parts, dim=-1)[:, self.columns]
+
+
+def feature_groups(names: tuple[str, ...]) -> np.ndarray:
+    """(F,) index of the family of each feature: what stands before the first dot.
+
+    Examples:
+        >>> feature_groups(("isi.mean", "bursts.rate", "isi.cv")).tolist()
+        [1, 0, 1]
+    """
+    return np.unique([name.split(".")[0] for name in names], return_inverse=True)[1]
+
+
+def random_drops(rows: int, groups: Tensor, share: float, random: torch.Generator) -> Tensor:
+    """Which entries (rows, F) become unobserved: `share` of the rows lose families or single features at random.
+
+    The fraction lost is itself uniform, so that every number of observed features is trained.
+    """
+    device = groups.device
+    loses, fraction, by_family = torch.rand(3, rows, 1, generator=random, device=device)
+    families = torch.rand(rows, int(groups.shape[0]), generator=random, device=device)
+    single = torch.rand(rows, int(groups.shape[0]), generator=random, device=device)
+    chance = torch.where(by_family < 0.5, families[:, groups], single)
+    return (loses < share) & (chance < fraction)
+
+
+def _both(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a.any(0) & b.any(0)
+
+
+def _signed_log(x: np.ndarray, unit: np.ndarray | float) -> np.ndarray:
+    return np.sign(x) * np.log1p(np.abs(x) / unit)
+
+
+def _skewness(x: np.ndarray) -> float:
+    spread = x.std()
+    return 0.0 if spread == 0 else float(np.mean(((x - x.mean()) / spread) ** 3))
+
+
+def _scale(x: np.ndarray) -> tuple[bool, float, float, float, bool]:
+    """(log, unit, centre, scale, varies) of one feature's defined entries."""
+    if len(x) < 2 or np.ptp(x) <= 1e-12 * np.abs(x).max():
+        return False, 1.0, float(x.mean()) if len(x) else 0.0, 1.0, False
+    magnitudes = np.abs(x)[x != 0]
+    unit = float(np.median(magnitudes))
+    logged = _signed_log(x, unit)
+    log = abs(_skewness(x)) > max(_SKEWED, 1.5 * abs(_skewness(logged)))
+    y = logged if log else x
+    q1, centre, q3 = np.quantile(y, [0.25, 0.5, 0.75])
+    return log, unit, float(centre), float((q3 - q1) / _IQR_TO_SD or y.std()), True

@@ -1,0 +1,85 @@
+"""Reading a posterior that was saved; no code in the files is run, as there is none."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from sbi_circuits.errors import InferenceError, SbiCircuitsError
+from sbi_circuits.inference.config import FlowSpec
+from sbi_circuits.inference.encode import FeatureEncoder
+from sbi_circuits.inference.flows import build_flow
+from sbi_circuits.inference.posterior import Posterior
+from sbi_circuits.inference.save import MANIFEST, SCHEMA, WEIGHTS
+from sbi_circuits.inference.support import Support
+from sbi_circuits.prior import Prior
+
+
+def load_posterior(folder: str | Path, device: str = "cpu") -> Posterior:
+    """Read a posterior that `Posterior.save` wrote; its draws equal those before, seed by seed.
+
+    Args:
+        folder: where it was saved.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InferenceError: missing or damaged files, or another schema version.
+    """
+    folder = Path(folder)
+    content, manifest = _read(folder / WEIGHTS), _read_manifest(folder / MANIFEST)
+    if hashlib.sha256(content).hexdigest() != manifest.get("weights_sha256"):
+        raise InferenceError(f"{folder / WEIGHTS} is damaged: its checksum is not the one in {MANIFEST}")
+    try:
+        return _rebuild(manifest, load(content)).to(device)
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, SbiCircuitsError) as error:
+        raise InferenceError(f"cannot read the posterior in {folder}: {_first_line(error)}") from error
+
+
+def _rebuild(manifest: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Posterior:
+    flows = []
+    for i, content in enumerate(manifest["flows"]):
+        flow = build_flow(FlowSpec(**content), seed=0)
+        flow.load_state_dict(_part(tensors, f"flow.{i}."))
+        flows.append(flow)
+    arrays = {prefix: {k: t.numpy() for k, t in _part(tensors, f"{prefix}.").items()} for prefix in ("encoder", "support")}
+    return Posterior(
+        prior=Prior.from_toml(manifest["prior"]),
+        feature_names=tuple(manifest["feature_names"]),
+        feature_units=tuple(manifest["feature_units"]),
+        encoder=FeatureEncoder(**arrays["encoder"]),
+        flows=tuple(flows),
+        weights=tensors["weights"].numpy(),
+        support=Support(**arrays["support"]),
+        provenance=manifest["provenance"],
+        log=tuple(manifest["log"]),
+    )
+
+
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InferenceError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(_read(path))
+    except ValueError as error:
+        raise InferenceError(f"{path} is damaged: {_first_line(error)}") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise InferenceError(f"{path} has not schema {SCHEMA}, the one this version reads")
+    return manifest
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

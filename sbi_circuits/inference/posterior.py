@@ -1,0 +1,210 @@
+"""The posterior: a lazy object; called with an observation it gives a distribution over configurations."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_circuits.errors import InferenceError
+from sbi_circuits.features import UNOBSERVED
+from sbi_circuits.inference.encode import EncodedFeatures, FeatureEncoder
+from sbi_circuits.inference.flows import ConditionalFlow
+from sbi_circuits.inference.observe import Observation, observation
+from sbi_circuits.inference.save import save_posterior
+from sbi_circuits.inference.support import ObservationCheck, Support
+from sbi_circuits.prior import Prior
+from sbi_circuits.seeds import generator, stream_key
+
+_CHUNK = 10_000
+_REDRAWS = 5
+_DTYPE = torch.float64  # inverting a narrow spline loses too many digits in single precision
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """An ensemble of conditional flows over theta given features.
+
+    See also: `train`, `load_posterior`.
+
+    Args:
+        prior: of theta.
+        feature_names, feature_units: (F,) of the observation.
+        encoder: features to network inputs.
+        flows: the members of the ensemble.
+        weights: (members,) of the mixture, summing to one.
+        support: what `check` compares an observation with.
+        provenance: circuit, digests, feature set, configuration, seed, counts, validation figures.
+        log: lines of the training log.
+
+    Examples:
+        >>> posterior = train(table, seed=0)  # doctest: +SKIP
+        >>> distribution = posterior({"isi.cv": 0.9, "bursts.rate": None})  # doctest: +SKIP
+        >>> distribution.sample(1000, seed=0)  # doctest: +SKIP
+    """
+
+    prior: Prior
+    feature_names: tuple[str, ...]
+    feature_units: tuple[str, ...]
+    encoder: FeatureEncoder
+    flows: tuple[ConditionalFlow, ...]
+    weights: np.ndarray
+    support: Support
+    provenance: Mapping[str, Any]
+    log: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for flow in self.flows:
+            flow.to(_DTYPE).eval().requires_grad_(False)
+
+    def __call__(self, x: Any) -> "PosteriorDistribution":
+        """The distribution over theta given one observation.
+
+        Args:
+            x: feature values with states; a mapping name -> value (None: undefined; not named: unobserved); a
+                pair (values, states); or an array (F,).
+
+        Raises:
+            UnknownNameError: a feature this posterior does not have.
+            InferenceError: an observation that does not fit, or lacks features the flows cannot do without.
+        """
+        seen = self.observe(x)
+        return PosteriorDistribution(self, self._encode(seen.values[None], seen.states[None]))
+
+    def observe(self, x: Any) -> Observation:
+        """x as one row of values and states, see `__call__`."""
+        return observation(x, self.feature_names, str(self.provenance.get("feature_set_digest", "")))
+
+    def check(self, x: Any, level: float = 0.99) -> ObservationCheck:
+        """Whether the simulations could have produced x; a share `level` of those that did pass."""
+        seen = self.observe(x)
+        return self.support.check(
+            seen.values, seen.states, self.encoder, self.feature_names, self.feature_units, level
+        )
+
+    def log_prob_rows(self, theta: np.ndarray, values: np.ndarray, states: np.ndarray) -> np.ndarray:
+        """Log density of theta (n, P) given its own row of features (n, F) each: (n,), 1/declared units."""
+        features = self._encode(np.asarray(values, dtype=float), np.asarray(states))
+        return self._log_prob(np.asarray(theta, dtype=float), features)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `posterior.safetensors`, `posterior.json` and `training.log` into a folder; returns it."""
+        return save_posterior(self, Path(folder))
+
+    def to(self, device: str | torch.device) -> "Posterior":
+        """This posterior with its flows on another device (moved, not copied)."""
+        for flow in self.flows:
+            flow.to(device)
+        return replace(self)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.flows[0].parameters()).device
+
+    def _encode(self, values: np.ndarray, states: np.ndarray) -> EncodedFeatures:
+        lacking = (states == UNOBSERVED).any(0) & ~self.encoder.droppable & ~self.encoder.ignored
+        if lacking.any():
+            names = ", ".join(np.array(self.feature_names)[lacking])
+            raise InferenceError(f"trained without dropping features, this posterior cannot do without: {names}")
+        return self.encoder.tensors(values, states, _DTYPE).to(self.device)
+
+    @torch.no_grad()
+    def _log_prob(self, theta: np.ndarray, features: EncodedFeatures) -> np.ndarray:
+        """Log density of theta (n, P) given n rows of features, or one for all."""
+        z = self.prior.unconstrain(np.where(self.prior.contains(theta)[:, None], theta, self._middle))
+        inputs = features.inputs()
+        parts = [slice(k, k + _CHUNK) for k in range(0, len(z), _CHUNK)]
+        log_q = [self._mixture(z[part], inputs if len(inputs) == 1 else inputs[part]) for part in parts]
+        density = np.concatenate([*log_q, np.zeros(0)]) - self.prior.log_abs_det(z)
+        return np.where(self.prior.contains(theta), density, -np.inf)
+
+    def _mixture(self, z: np.ndarray, inputs: Tensor) -> np.ndarray:
+        points = torch.as_tensor(z, dtype=_DTYPE, device=self.device)
+        inputs = inputs.expand(len(points), -1)
+        members = torch.stack([flow.log_prob(points, inputs) for flow in self.flows]).cpu().numpy()
+        with np.errstate(divide="ignore"):
+            return np.logaddexp.reduce(members + np.log(self.weights)[:, None], axis=0)
+
+    @cached_property
+    def _middle(self) -> np.ndarray:
+        return self.prior.constrain(np.zeros(len(self.prior)))
+
+
+@dataclass(frozen=True, eq=False)
+class PosteriorDistribution:
+    """The distribution over theta given one observation; drawn from only when asked.
+
+    Args:
+        posterior: where it comes from.
+        features: the encoded observation, one row.
+    """
+
+    posterior: Posterior
+    features: EncodedFeatures
+
+    @property
+    def prior(self) -> Prior:
+        return self.posterior.prior
+
+    def sample(self, n: int, seed: int) -> np.ndarray:
+        """n configurations (n, P) in declared units, never outside the prior; equal seeds give equal draws."""
+        return self.prior.constrain(self.sample_z(n, seed))
+
+    def log_prob(self, theta: np.ndarray) -> np.ndarray:
+        """Log density of theta (n, P) or (P,): (n,), in 1/declared units; -inf outside the prior."""
+        theta = np.asarray(theta, dtype=float)
+        if theta.shape[-1] != len(self.prior):
+            raise InferenceError(f"theta has shape {theta.shape}, expected (*, {len(self.prior)})")
+        rows = self.posterior._log_prob(theta.reshape(-1, len(self.prior)), self.features)
+        return rows.reshape(theta.shape[:-1])
+
+    def sample_z(self, n: int, seed: int) -> np.ndarray:
+        """n draws (n, P) in the prior's unbounded coordinates, where the prior is a standard normal."""
+        if n < 0:
+            raise InferenceError(f"cannot draw {n} configurations")
+        random = generator(seed, "posterior")
+        counts = random.multinomial(n, self.posterior.weights)
+        parts = [self._draw(member, count, seed) for member, count in enumerate(counts)]
+        return np.concatenate(parts)[random.permutation(n)]
+
+    def _draw(self, member: int, n: int, seed: int) -> np.ndarray:
+        """n draws of one member, from noise drawn on the CPU so that devices agree."""
+        flow, inputs = self.posterior.flows[member], self.features.inputs()[0]
+        random = torch.Generator().manual_seed(stream_key(seed, "noise", member) % 2**63)
+        z = np.concatenate(
+            [np.zeros((0, len(self.prior))), *(_push(flow, inputs, min(_CHUNK, n - k), random) for k in range(0, n, _CHUNK))]
+        )
+        for _ in range(_REDRAWS):
+            lost = ~np.isfinite(z).all(1)
+            if not lost.any():
+                return z
+            z[lost] = _push(flow, inputs, int(lost.sum()), random)
+        raise InferenceError("the flow cannot be inverted for this observation; it is far outside the simulations")
+
+    def mean(self, n: int = 10_000, seed: int = 0) -> np.ndarray:
+        """Posterior mean (P,), declared units, over n draws."""
+        return self.sample(n, seed).mean(0)
+
+    def quantiles(self, q: float | np.ndarray | list[float], n: int = 10_000, seed: int = 0) -> np.ndarray:
+        """Quantiles of each parameter over n draws: (P,) for one q, (len(q), P) for several; declared units."""
+        return np.quantile(self.sample(n, seed), q, axis=0)
+
+    def interval(self, level: float = 0.9, n: int = 10_000, seed: int = 0) -> np.ndarray:
+        """Central interval of each parameter: (2, P), low and high, declared units.
+
+        Raises:
+            InferenceError: unless 0 < level < 1.
+        """
+        if not 0.0 < level < 1.0:
+            raise InferenceError(f"level {level:g} must lie between 0 and 1")
+        return self.quantiles([0.5 - level / 2, 0.5 + level / 2], n, seed)
+
+
+@torch.no_grad()
+def _push(flow: ConditionalFlow, inputs: Tensor, n: int, random: torch.Generator) -> np.ndarray:
+    noise = torch.randn(n, flow.spec.parameters, generator=random, dtype=_DTYPE)
+    return flow.inverse(noise.to(inputs.device), inputs).cpu().numpy()

@@ -1,0 +1,186 @@
+"""Neural posterior estimation: from a table to a posterior, with an ensemble of conditional flows.
+
+Sources: Papamakarios & Murray 2016, arXiv:1605.06376; Greenberg et al. 2019, arXiv:1905.07488; ensembles:
+Hermans et al. 2022, arXiv:2110.06581.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sbi_circuits.errors import InferenceError
+from sbi_circuits.inference.config import FlowSpec, TrainingConfig
+from sbi_circuits.inference.data import TrainingData
+from sbi_circuits.inference.encode import FeatureEncoder, feature_groups
+from sbi_circuits.inference.flows import ConditionalFlow, build_flow
+from sbi_circuits.inference.optimise import Epoch, MemberFit, Rows, fit_flow, log_densities
+from sbi_circuits.inference.posterior import Posterior
+from sbi_circuits.inference.support import Support
+from sbi_circuits.seeds import generator, stream_key
+
+_LOG_EVERY = 10
+
+
+def train(
+    table: Any, config: TrainingConfig | None = None, progress: bool = True, seed: int = 0
+) -> Posterior:
+    """Train a posterior on the simulations of a table.
+
+    Args:
+        table: a table, or `TrainingData`; only rows with outcome ok are used.
+        config: settings; what is left at zero is derived from the number of rows.
+        progress: show a progress bar on standard error.
+        seed: of everything random here; the same table, seed and machine give the same posterior.
+
+    Returns:
+        A posterior whose `log` says how training went, with the gain over the prior on validation rows.
+
+    Raises:
+        InferenceError: fewer than 50 usable rows, values that are not finite, nothing that varies.
+
+    Examples:
+        >>> from sbi_circuits.prior import Parameter, Prior
+        >>> prior = Prior((Parameter("g", "nS", 0, 1),))
+        >>> theta = prior.sample(200, seed=0)
+        >>> data = TrainingData(theta, theta + 1, np.zeros((200, 1), dtype=np.uint8), prior, ("rate",))
+        >>> posterior = train(data, TrainingConfig(members=1, epochs=2), progress=False, seed=0)
+        >>> posterior({"rate": 1.5}).sample(10, seed=0).shape
+        (10, 1)
+    """
+    data = table if isinstance(table, TrainingData) else TrainingData.from_table(table)
+    config = (config or TrainingConfig()).resolve(data.rows)
+    device = _device(config.device)
+    training, validation = _split(data.rows, config.validation, seed)
+    encoder = FeatureEncoder.fit(data.values[training], data.states[training], dropping=config.drop > 0)
+    rows = _Split(_rows(data, encoder, training, device), _rows(data, encoder, validation, device))
+    spec = FlowSpec.of(config, len(data.prior), encoder.inputs)
+    fits = _fit_members(spec, rows, config, progress, seed)
+    flows = tuple(flow for flow, _ in fits)
+    weights = _weights([fit for _, fit in fits], len(validation), config.weighting)
+    figures = _figures(flows, weights, rows)
+    provenance = dict(data.provenance) | {
+        "config": vars(config), "seed": seed, "rows": {"training": len(training), "validation": len(validation)},
+        "validation": figures,
+    }  # fmt: skip
+    return Posterior(
+        prior=data.prior, feature_names=data.feature_names, feature_units=data.feature_units, encoder=encoder,
+        flows=flows, weights=weights, support=Support.fit(data.values, data.states, encoder, seed),
+        provenance=provenance, log=_log(data, encoder, config, [fit for _, fit in fits], figures),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    training: Rows
+    validation: Rows
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InferenceError("training: no CUDA device is available; use device 'cpu' or 'auto'")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name, 0) if name == "cuda" else torch.device(name)
+
+
+def _split(rows: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training and validation rows; the same for every member and every epoch."""
+    order = generator(seed, "validation").permutation(rows)
+    held_out = max(10, round(share * rows))
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _rows(data: TrainingData, encoder: FeatureEncoder, index: np.ndarray, device: torch.device) -> Rows:
+    z = torch.as_tensor(data.prior.unconstrain(data.theta[index])).float()
+    features = encoder.tensors(data.values[index], data.states[index], torch.float32)
+    groups = torch.as_tensor(feature_groups(data.feature_names))
+    return Rows(z.to(device), features.to(device), groups.to(device))
+
+
+def _fit_members(
+    spec: FlowSpec, rows: _Split, config: TrainingConfig, progress: bool, seed: int
+) -> list[tuple[ConditionalFlow, MemberFit]]:
+    """Every member of the ensemble, one after another."""
+    fits = []
+    with _progress(config.members, config.epochs, progress) as reporter:
+        for member in range(config.members):
+            flow = build_flow(spec, stream_key(seed, "weights", member) % 2**63).to(rows.training.z.device)
+            key = stream_key(seed, "training", member) % 2**63
+            fit = fit_flow(flow, rows.training, rows.validation, config, key, reporter(member))
+            fits.append((flow, fit))
+    return fits
+
+
+@contextmanager
+def _progress(members: int, epochs: int, shown: bool) -> Iterator[Callable[[int], Callable[[Epoch], None]]]:
+    columns = (
+        TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs, {task.description}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("starting", total=members * epochs)
+
+        def reporter(member: int) -> Callable[[Epoch], None]:
+            def report(epoch: Epoch) -> None:
+                text = f"member {member + 1}: loss {epoch.train:.3f}, validation {epoch.validation:.3f}"
+                bar.update(task, completed=member * epochs + epoch.index, description=text)
+
+            return report
+
+        yield reporter
+        bar.update(task, completed=members * epochs)
+
+
+def _weights(fits: list[MemberFit], rows: int, weighting: str) -> np.ndarray:
+    """(members,) weights of the mixture, summing to one."""
+    losses = np.array([fit.validation for fit in fits])
+    score = -rows * (losses - losses.min()) if weighting == "validation" else np.zeros(len(fits))
+    return np.exp(score) / np.exp(score).sum()
+
+
+def _figures(flows: tuple[ConditionalFlow, ...], weights: np.ndarray, rows: _Split) -> dict[str, float]:
+    """Gain of the mixture over the prior, nats per row: its mean and standard error on validation rows."""
+    figures = {}
+    for name, part in (("training", rows.training), ("validation", rows.validation)):
+        members = torch.stack([log_densities(flow, part) for flow in flows]).double().cpu().numpy()
+        mixture = np.logaddexp.reduce(members + np.log(weights)[:, None], axis=0)
+        z = part.z.double().cpu().numpy()
+        gain = mixture - (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(-1)
+        figures[f"{name}_gain"] = float(gain.mean())
+        figures[f"{name}_gain_error"] = float(gain.std() / math.sqrt(len(gain)))
+    return figures
+
+
+def _log(
+    data: TrainingData, encoder: FeatureEncoder, config: TrainingConfig, fits: list[MemberFit], figures: dict[str, float]
+) -> tuple[str, ...]:
+    """The training log, one line each."""
+    names = np.array(data.feature_names)
+    lines = [
+        f"{data.rows} simulations, {len(data.prior)} parameters, {len(names)} features, {encoder.inputs} inputs",
+        "config: " + ", ".join(f"{k}={v}" for k, v in vars(config).items()),
+        "features through a signed logarithm: " + (", ".join(names[encoder.log]) or "none"),
+        "features that never varied, left out: " + (", ".join(names[encoder.ignored]) or "none"),
+    ]
+    for member, fit in enumerate(fits, start=1):
+        shown = [e for e in fit.epochs if e.index % _LOG_EVERY == 0 or e.index in (1, fit.best)]
+        lines += [
+            f"member {member} epoch {e.index}: train {e.train:.4f} validation {e.validation:.4f} rate {e.rate:.2e}"
+            for e in shown
+        ]
+        lines.append(f"member {member}: best epoch {fit.best} of {len(fit.epochs) - 1}, {fit.seconds:.1f} s")
+    return (*lines, *_verdict(figures))
+
+
+def _verdict(figures: dict[str, float]) -> Iterator[str]:
+    gain, error = figures["validation_gain"], figures["validation_gain_error"]
+    yield f"gain over the prior: {gain:.3f} +- {error:.3f} nats a row on validation, {figures['training_gain']:.3f} on training rows"
+    if gain < 2 * error:
+        yield "the posterior is hardly distinguishable from the prior: simulate more, or choose other features"

@@ -1,0 +1,48 @@
+"""theta to simulations: the plain loop over configurations, streamed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sbi_circuits.circuit import Circuit, Record
+from sbi_circuits.engines import Protocol, Simulation, get_engine
+
+
+def simulate(
+    circuit: Circuit,
+    theta: np.ndarray,
+    duration: float,
+    *,
+    seed: int = 0,
+    start: int = 0,
+    warmup: float = 0.0,
+    record: Record | None = None,
+    engine: str = "auto",
+    early_stop: bool = True,
+) -> Iterator[Simulation]:
+    """Simulate configurations one after another.
+
+    Args:
+        circuit: what to simulate.
+        theta: (n, P) or (P,), in the prior's declared units.
+        duration: valid interval of each simulation, seconds.
+        seed: of the campaign; simulation k is keyed by (seed, start + k).
+        start: index of the first simulation.
+        warmup: simulated first and not recorded, seconds.
+        record: what to keep; 1 ms counts, moments and the spikes of 100 cells where None.
+        engine: "auto", "kernel[numba]" or "brian2".
+        early_stop: whether silent and saturated simulations end early.
+
+    Yields:
+        one `Simulation` per configuration, in order.
+
+    Raises:
+        PriorError: a configuration outside the prior, or of the wrong width.
+        UnknownNameError: an unknown engine.
+    """
+    rows = np.atleast_2d(circuit.prior.validate(theta))
+    record = Record(spikes=100, counts=True, moments=True) if record is None else record
+    protocol = Protocol(duration=duration, warmup=warmup, record=record, early_stop=early_stop)
+    runner = get_engine(engine)
+    for k, row in enumerate(rows):
+        yield runner.run(circuit, row, protocol, seed, start + k)

@@ -1,0 +1,251 @@
+"""Units and expressions: Brian2's unit system read as SI factors, and a safe evaluator.
+
+Values enter in declared units and are converted to SI once; nothing below `Prior` knows a prefix.
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from sbi_circuits.errors import CircuitError, PriorError
+
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.Mod: operator.mod,
+    ast.FloorDiv: operator.floordiv,
+}
+_COMPARE: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.round,
+    "exp": np.exp,
+    "log": np.log,
+    "sqrt": np.sqrt,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tanh": np.tanh,
+    "abs": np.abs,
+    "clip": np.clip,
+    "minimum": np.minimum,
+    "maximum": np.maximum,
+    "int": np.trunc,
+    "where": np.where,
+}
+
+
+@cache
+def brian2_units() -> dict[str, Any]:
+    """The units Brian2 knows in equations (mV, nS, Hz, ...) by name; loaded on first use because Brian2 is slow."""
+    from brian2.core.namespace import DEFAULT_UNITS
+    from brian2.units.fundamentalunits import DIMENSIONLESS, Unit
+
+    return {**DEFAULT_UNITS, "1": Unit(1.0, dim=DIMENSIONLESS, name="1", dispname="1")}
+
+
+@cache
+def _si_units() -> dict[str, float]:
+    return {name: float(unit) for name, unit in brian2_units().items()}
+
+
+@cache
+def unit_scale(unit: str) -> float:
+    """SI value of one `unit` (a product or quotient of Brian2 units, or "1").
+
+    Raises:
+        PriorError: if Brian2 does not know the unit.
+
+    Examples:
+        >>> unit_scale("mV"), unit_scale("1")
+        (0.001, 1.0)
+    """
+    return float(_unit_quantity(unit))
+
+
+@cache
+def unit_dimensions(unit: str) -> Any:
+    """Brian2 `Dimension` of a unit."""
+    from brian2.units.fundamentalunits import get_dimensions
+
+    return get_dimensions(_unit_quantity(unit))
+
+
+def _unit_quantity(unit: str) -> Any:
+    from brian2.units.fundamentalunits import DimensionMismatchError
+
+    try:
+        return evaluate(unit, {}, units=brian2_units)
+    except (CircuitError, TypeError, DimensionMismatchError) as error:
+        raise PriorError(f"unknown unit {unit!r}; use Brian2 units such as 1, ms, mV, nS, pA, pF, Hz") from error
+
+
+@cache
+def parse(expression: str) -> ast.expr:
+    """The syntax tree of one expression; raises `CircuitError` naming the expression."""
+    try:
+        return ast.parse(expression.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise CircuitError(f"cannot read the expression {expression!r}: {error.msg}") from error
+
+
+def names_in(expression: str) -> set[str]:
+    """Names used by an expression, functions excluded."""
+    tree = parse(expression)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called}
+
+
+def evaluate(
+    expression: str | float | int,
+    values: Mapping[str, Any],
+    functions: Mapping[str, Callable[..., Any]] = FUNCTIONS,
+    units: Callable[[], Mapping[str, Any]] = _si_units,
+) -> Any:
+    """Value of an arithmetic expression; names come from `values`, then `units`, calls from `functions`.
+
+    Raises:
+        CircuitError: for a name or a construct that is not available.
+
+    Examples:
+        >>> float(evaluate("floor(n * p)", {"n": 10, "p": 0.55}))
+        5.0
+    """
+    if isinstance(expression, (int, float)):
+        return expression
+    return _Evaluator(expression, values, functions, units).visit(parse(expression))
+
+
+class _Evaluator:
+    """Walks a syntax tree; a walk, not Python's own evaluation, so that a circuit file stays data."""
+
+    def __init__(
+        self,
+        text: str,
+        values: Mapping[str, Any],
+        functions: Mapping[str, Callable[..., Any]],
+        units: Callable[[], Mapping[str, Any]],
+    ):
+        self.text, self.values, self.functions, self.units = text, values, functions, units
+
+    def visit(self, node: ast.AST) -> Any:
+        match node:
+            case ast.Constant(value=bool() | int() | float()):
+                return node.value
+            case ast.Name():
+                return self._name(node.id)
+            case ast.BinOp() if type(node.op) in _BINARY:
+                return _BINARY[type(node.op)](self.visit(node.left), self.visit(node.right))
+            case ast.UnaryOp(op=ast.USub()):
+                return -self.visit(node.operand)
+            case ast.UnaryOp(op=ast.UAdd()):
+                return self.visit(node.operand)
+            case ast.UnaryOp(op=ast.Not()):
+                return np.logical_not(self.visit(node.operand))
+            case ast.BoolOp():
+                return self._boolean(node)
+            case ast.Compare(ops=[op], comparators=[right]) if type(op) in _COMPARE:
+                return _COMPARE[type(op)](self.visit(node.left), self.visit(right))
+            case ast.Call(func=ast.Name(id=name), keywords=[]) if name in self.functions:
+                return self.functions[name](*[self.visit(a) for a in node.args])
+            case ast.Call(func=ast.Name(id=name)):
+                raise CircuitError(
+                    f"unknown function {name!r} in {self.text!r}; valid: {', '.join(sorted(self.functions))}"
+                )
+        raise CircuitError(f"{type(node).__name__} is not allowed in the expression {self.text!r}")
+
+    def _name(self, name: str) -> Any:
+        if name in self.values:
+            return self.values[name]
+        units = self.units()
+        if name in units:
+            return units[name]
+        raise CircuitError(
+            f"undefined name {name!r} in {self.text!r}; known: {', '.join(sorted(map(str, self.values)))}"
+        )
+
+    def _boolean(self, node: ast.BoolOp) -> Any:
+        values = [self.visit(v) for v in node.values]
+        join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
+        result = values[0]
+        for value in values[1:]:
+            result = join(result, value)
+        return result
+
+
+def dimensioned_value(expression: str, known: Mapping[str, Any], where: str) -> Any:
+    """A Brian2 quantity with the dimensions of `expression`; its value means nothing.
+
+    Args:
+        expression: an expression in Brian2's language.
+        known: name -> Brian2 quantity, for the names that are not units.
+        where: what is being checked, for the message.
+
+    Raises:
+        CircuitError: naming the expression and the reason.
+    """
+    from brian2.units.fundamentalunits import DimensionMismatchError
+
+    functions = {name: _DIMENSION_RULES.get(name, _dimensionless) for name in FUNCTIONS}
+    functions |= dict.fromkeys(("rand", "randn"), lambda: 0.5)
+    try:
+        with np.errstate(all="ignore"):
+            return evaluate(expression, known, functions, brian2_units)
+    except CircuitError as error:
+        raise CircuitError(f"{where}: {error}") from error
+    except (DimensionMismatchError, TypeError, ZeroDivisionError) as error:
+        raise CircuitError(f"{where}: units do not fit in {expression!r}: {str(error).splitlines()[0]}") from error
+
+
+def check_dimensions(expression: str, unit: str, known: Mapping[str, Any], where: str) -> None:
+    """Check with Brian2 that `expression` has the dimensions of `unit`; raises `CircuitError`."""
+    from brian2.units.fundamentalunits import get_dimensions
+
+    found = get_dimensions(dimensioned_value(expression, known, where))
+    if found is not unit_dimensions(unit):
+        raise CircuitError(f"{where}: {expression!r} has units {found}, expected {unit}")
+
+
+def _same_dimensions(*values: Any) -> Any:
+    return sum(values[1:], values[0])
+
+
+def _dimensionless(*values: Any) -> float:
+    from brian2.units.fundamentalunits import DIMENSIONLESS, DimensionMismatchError, get_dimensions
+
+    for value in values:
+        if get_dimensions(value) is not DIMENSIONLESS:
+            raise DimensionMismatchError("a function's argument must be dimensionless", get_dimensions(value))
+    return 1.5
+
+
+# How each function treats units; every function not named here wants dimensionless arguments.
+_DIMENSION_RULES: dict[str, Callable[..., Any]] = {
+    "clip": _same_dimensions,
+    "minimum": _same_dimensions,
+    "maximum": _same_dimensions,
+    "abs": _same_dimensions,
+    "where": lambda condition, a, b: _same_dimensions(a, b),
+    "sqrt": lambda value: value**0.5,
+    "int": lambda value: _dimensionless(1.0 * value),
+}
+
+
+def declared_quantities(units: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """One Brian2 quantity per (name, unit); for dimension checks only."""
+    # Distinct values, so that differences in a denominator do not vanish.
+    return {name: (1.5 + 0.01 * k) * _unit_quantity(unit) for k, (name, unit) in enumerate(units)}

@@ -1,0 +1,1 @@
+"""The zoo: mechanistic circuits, one module each."""
