@@ -69,8 +69,8 @@ class Bursts:
 
     Args:
         smoothing: sd of the kernel, s.
-        prominence: least prominence, as a fraction of the largest rate; at least 0.5, so that every burst
-            falls to half its height on both sides.
+        prominence: least prominence, as a fraction of the largest rate. From 0.5 on every burst falls to half
+            its height on both sides; a smaller burst on a shoulder is as wide as it stands out.
         floor: least peak rate per cell, Hz.
         relative_floor: least peak rate of channels over their mean rate.
         chance: how far (in sd of the square root of a Poisson count) a peak must stand above the mean rate.
@@ -109,8 +109,7 @@ class Bursts:
     def __post_init__(self) -> None:
         as_numbers(self, [f.name for f in fields(self) if f.name != "population"])
         require(self.smoothing > 0, f"bursts smoothing must be above 0 s, got {self.smoothing:g}")
-        sharp = 0.5 <= self.prominence <= 1
-        require(sharp, f"bursts prominence must be in [0.5, 1], got {self.prominence:g}")
+        require(0 < self.prominence <= 1, f"bursts prominence must be in (0, 1], got {self.prominence:g}")
         require(0 < self.edge < 1, f"bursts edge must be in (0, 1), got {self.edge:g}")
         require(self.window > 0, f"bursts window must be above 0 s, got {self.window:g}")
         require(

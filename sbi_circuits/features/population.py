@@ -1,5 +1,6 @@
 """Which spikes a feature family looks at: a population's counts where kept, the recorded units elsewhere."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,9 +58,9 @@ def activity(recording: Recording, population: str = "") -> Activity | None:
     return Activity(units.population_counts(), units.n_units, units.unit_kind == "channel")
 
 
-def chosen_names(available: object, population: str) -> list[str]:
+def chosen_names(available: Iterable[str], population: str) -> list[str]:
     """The populations to sum: the named one, or all of them."""
-    names = list(available)  # type: ignore[call-overload]
+    names = list(available)
     if population and population not in names:
         raise UnknownNameError("population", population, names)
     return [population] if population else names

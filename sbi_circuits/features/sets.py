@@ -13,7 +13,6 @@ from sbi_circuits.features.bursts import Bursts
 from sbi_circuits.features.isi import Intervals
 from sbi_circuits.features.spectrum import Spectrum
 from sbi_circuits.features.states import (
-    UNDEFINED,
     UNOBSERVED,
     FeatureValues,
     WindowedFeatures,
@@ -70,8 +69,8 @@ class FeatureSet:
         >>> measured = features.measure(recording)
         >>> measured.values.shape, float(measured.values[0])
         ((140,), 1.0)
-        >>> int(measured.states[features.names.index("bursts.width_mean")]) == UNDEFINED  # no burst
-        True
+        >>> bool(measured.defined[features.names.index("bursts.width_mean")])  # no burst
+        False
     """
 
     families: tuple[Family, ...]

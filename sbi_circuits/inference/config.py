@@ -1,6 +1,7 @@
 """What to train and how; zero means "derived from the table's size"."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sbi_circuits.errors import InferenceError, UnknownNameError
 
@@ -26,7 +27,7 @@ class TrainingConfig:
         epochs: most epochs; the learning rate decays to zero over them.
         patience: epochs without a better validation loss before a member stops.
         rate: highest learning rate of AdamW.
-        weight_decay: of AdamW; it pulls every flow towards the prior, which is where it starts. Negative: derived.
+        weight_decay: of AdamW; it pulls every flow towards the prior, where it starts. Negative: derived.
         clip: largest gradient norm.
         ema: decay of the moving average of the weights, per step.
         drop: share of the rows of a batch that lose a random part of their features, so that the
@@ -78,7 +79,7 @@ class TrainingConfig:
 
     def resolve(self, rows: int) -> "TrainingConfig":
         """The configuration with every derived setting filled in for a table of `rows` usable rows."""
-        derived = {
+        derived: dict[str, Any] = {
             "members": 5 if rows < 20_000 else 3,
             "hidden": 64 if rows < 3_000 else 96 if rows < 20_000 else 192,
             "layers": 2 if rows < 20_000 else 4,
@@ -87,7 +88,7 @@ class TrainingConfig:
             "epochs": max(20, min(150, 400_000 // rows)),
             "patience": 20,
         }
-        filled = {name: value for name, value in derived.items() if not getattr(self, name)}
+        filled: dict[str, Any] = {name: value for name, value in derived.items() if not getattr(self, name)}
         if self.dropout < 0:
             filled["dropout"] = 0.2 if rows < 10_000 else 0.0
         if self.weight_decay < 0:

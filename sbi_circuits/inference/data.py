@@ -63,15 +63,16 @@ class TrainingData:
     def _check(self, values: np.ndarray) -> None:
         expected = (self.rows, len(self.feature_names))
         if values.shape != expected or self.states.shape != expected:
-            raise InferenceError(f"features have shapes {values.shape} and {self.states.shape}, expected {expected}")
+            found = f"{values.shape} and {self.states.shape}"
+            raise InferenceError(f"features have shapes {found}, expected {expected}")
         if self.rows < MIN_ROWS:
-            raise InferenceError(f"training needs at least {MIN_ROWS} simulations with outcome ok, got {self.rows}")
+            raise InferenceError(f"training needs at least {MIN_ROWS} rows with outcome ok, got {self.rows}")
         self.prior.validate(self.theta)
         bad = (self.states == DEFINED) & ~np.isfinite(values)
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            name = self.feature_names[column]
-            raise InferenceError(f"feature {name} is defined but {values[row, column]} in {bad[:, column].sum()} rows")
+            name, count = self.feature_names[column], bad[:, column].sum()
+            raise InferenceError(f"feature {name} is defined but {values[row, column]} in {count} rows")
 
     @classmethod
     def from_table(cls, table: Any) -> "TrainingData":

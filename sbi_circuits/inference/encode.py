@@ -1,6 +1,6 @@
 """Features as network inputs: scales, masks and the features that training drops at random.
 
-A value enters as [defined * scaled value, undefined, unobserved]; "defined" would be redundant, it is what remains.
+A value enters as [defined * scaled value, undefined, unobserved]; a column "defined" would be redundant.
 """
 
 from dataclasses import dataclass, fields
@@ -125,7 +125,7 @@ def feature_groups(names: tuple[str, ...]) -> np.ndarray:
 
 
 def random_drops(rows: int, groups: Tensor, share: float, random: torch.Generator) -> Tensor:
-    """Which entries (rows, F) become unobserved: `share` of the rows lose families or single features at random.
+    """Which entries (rows, F) become unobserved: `share` of the rows lose families or single features.
 
     The fraction lost is itself uniform, so that every number of observed features is trained.
     """
@@ -138,7 +138,7 @@ def random_drops(rows: int, groups: Tensor, share: float, random: torch.Generato
 
 
 def _both(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a.any(0) & b.any(0)
+    return np.asarray(a.any(0) & b.any(0))
 
 
 def _signed_log(x: np.ndarray, unit: np.ndarray | float) -> np.ndarray:

@@ -3,7 +3,7 @@
 A flow maps z in R^P, given the encoded features, to standard normal noise. Every flow begins as the identity:
 before the first step its density is the prior's, and weight decay pulls it back there.
 
-Sources: Durkan et al. 2019, "Neural spline flows", arXiv:1906.04032; Papamakarios et al. 2017, arXiv:1705.07057.
+Source: Durkan et al. 2019, "Neural spline flows", arXiv:1906.04032.
 """
 
 import math
@@ -27,7 +27,11 @@ class Block(nn.Module):
     def __init__(self, width: int, dropout: float):
         super().__init__()
         self.body = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +39,7 @@ class Block(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Elementwise u = (z + shift(c)) exp(scale(c)): places a narrow posterior where the splines have their bins."""
+    """Elementwise u = (z + shift(c)) exp(scale(c)): brings a narrow posterior to the bins of the splines."""
 
     def __init__(self, parameters: int, width: int):
         super().__init__()
@@ -55,7 +59,7 @@ class Standardise(nn.Module):
 
 
 class ConditionalFlow(nn.Module):
-    """q(z | features): an embedding of the features, a conditional standardisation and spline transformations.
+    """q(z | features): an embedding of the features, a conditional standardisation, then splines.
 
     See also: `build_flow`.
     """
@@ -100,8 +104,21 @@ class ZukoSplines(nn.Module):
 
     def inverse(self, noise: Tensor, c: Tensor) -> Tensor:
         for layer in reversed(self.layers):
-            noise = layer(c).inv(noise)
+            noise = _zuko_inverse(layer, noise, c)
         return noise
+
+
+def _zuko_inverse(layer: nn.Module, y: Tensor, c: Tensor) -> Tensor:
+    """x with layer(c)(x) = y; a pass inverts only the parameters it settles, where zuko's own inverts all."""
+    if not isinstance(layer, zuko.flows.MaskedAutoregressiveTransform):  # a single parameter
+        return layer(c).inv(y)
+    x = torch.zeros_like(y)
+    for index in range(layer.passes):
+        settled = layer.order == index
+        phi = layer.hyper(torch.cat([x, c], dim=-1)).unflatten(-1, (-1, layer.total))[:, settled]
+        sizes = [shape[0] for shape in layer.shapes]
+        x[:, settled] = layer.univariate(*phi.split(sizes, dim=-1)).inv(y[:, settled])
+    return x
 
 
 def _zuko_layer(spec: FlowSpec, index: int) -> nn.Module:
@@ -178,7 +195,7 @@ def _identity(final: nn.Linear, bins: int) -> None:
         final.bias.view(-1, 3 * bins - 1)[:, 2 * bins :] = math.log(math.expm1(1.0 - _MIN_DERIVATIVE))
 
 
-_SPLINES = {"zuko": ZukoSplines, "nflows": NflowsSplines}
+_SPLINES: dict[str, type[ZukoSplines] | type[NflowsSplines]] = {"zuko": ZukoSplines, "nflows": NflowsSplines}
 
 
 def build_flow(spec: FlowSpec, seed: int) -> ConditionalFlow:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -46,15 +47,14 @@ def _rebuild(manifest: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -
         flow = build_flow(FlowSpec(**content), seed=0)
         flow.load_state_dict(_part(tensors, f"flow.{i}."))
         flows.append(flow)
-    arrays = {prefix: {k: t.numpy() for k, t in _part(tensors, f"{prefix}.").items()} for prefix in ("encoder", "support")}
     return Posterior(
         prior=Prior.from_toml(manifest["prior"]),
         feature_names=tuple(manifest["feature_names"]),
         feature_units=tuple(manifest["feature_units"]),
-        encoder=FeatureEncoder(**arrays["encoder"]),
+        encoder=FeatureEncoder(**_arrays(tensors, "encoder.")),
         flows=tuple(flows),
         weights=tensors["weights"].numpy(),
-        support=Support(**arrays["support"]),
+        support=Support(**_arrays(tensors, "support.")),
         provenance=manifest["provenance"],
         log=tuple(manifest["log"]),
     )
@@ -62,6 +62,10 @@ def _rebuild(manifest: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -
 
 def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _arrays(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, np.ndarray]:
+    return {name: t.numpy() for name, t in _part(tensors, prefix).items()}
 
 
 def _read(path: Path) -> bytes:

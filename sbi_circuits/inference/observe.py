@@ -29,7 +29,7 @@ def observation(x: Any, names: tuple[str, ...], feature_set_digest: str = "") ->
 
     Raises:
         UnknownNameError: a name that is not one of `names`.
-        InferenceError: wrong width, another feature set, unknown states, or a defined value that is not finite.
+        InferenceError: wrong width or feature set, unknown states, defined values that are not finite.
 
     Examples:
         >>> observation({"rate": 2.0, "cv": None}, ("rate", "cv", "ibi")).states.tolist()
@@ -61,19 +61,22 @@ def _same_features(x: Any, names: tuple[str, ...], digest: str) -> None:
     own_names = tuple(getattr(features, "names", getattr(x, "names", names)))
     if own_names != names:
         odd = sorted(set(own_names) ^ set(names))
-        raise InferenceError(f"the observation has other features than the posterior: {', '.join(odd) or 'order'}")
+        what = ", ".join(odd) or "another order"
+        raise InferenceError(f"the observation has other features than the posterior: {what}")
     own_digest = getattr(features, "digest", "")
     if digest and own_digest and own_digest != digest:
-        raise InferenceError("the observation's features were computed with other settings than the posterior's")
+        raise InferenceError("the observation's features were computed with other settings than the table's")
 
 
 def _checked(values: Any, states: Any, names: tuple[str, ...]) -> Observation:
     values, states = np.asarray(values, dtype=float), np.asarray(states)
     if values.shape != (len(names),) or states.shape != (len(names),):
-        raise InferenceError(f"an observation has shape {values.shape}, expected ({len(names)},): {', '.join(names)}")
+        expected = f"({len(names)},): {', '.join(names)}"
+        raise InferenceError(f"an observation has shape {values.shape}, expected {expected}")
     if not np.isin(states, (DEFINED, UNDEFINED, UNOBSERVED)).all():
         raise InferenceError(f"feature states must be {DEFINED}, {UNDEFINED} or {UNOBSERVED}")
     bad = np.flatnonzero((states == DEFINED) & ~np.isfinite(values))
     if len(bad):
-        raise InferenceError(f"feature {names[bad[0]]} is {values[bad[0]]}; leave it out, or say it is undefined (None)")
+        found = f"feature {names[bad[0]]} is {values[bad[0]]}"
+        raise InferenceError(f"{found}; leave it out, or say it is undefined (None)")
     return Observation(np.where(states == DEFINED, values, 0.0), states.astype(np.uint8))

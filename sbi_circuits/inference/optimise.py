@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Training or validation rows on the device: z (n, P), their features, the family of each feature (F,)."""
+    """Rows on the device: z (n, P), their features, and the family of each feature (F,)."""
 
     z: Tensor
     features: EncodedFeatures
@@ -34,6 +35,10 @@ class Epoch:
     train: float
     validation: float
     rate: float
+
+    def __str__(self) -> str:
+        losses = f"train {self.train:.4f} validation {self.validation:.4f}"
+        return f"epoch {self.index}: {losses} rate {self.rate:.2e}"
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,12 @@ class _Run:
         self.per_epoch = len(train.z) // self.batch
         self.steps = self.per_epoch * config.epochs
         self.step, self.rate = 0, 0.0
-        self.weights = list(flow.parameters())
+        self.weights: list[Tensor] = list(flow.parameters())
         self.average = [w.detach().clone() for w in self.weights]
         decayed = [w for w in self.weights if w.ndim > 1]
         plain = [w for w in self.weights if w.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.rate)
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay)
 
     def epoch(self) -> float:
         """One pass over the rows in random order; the mean loss, read from the device once."""

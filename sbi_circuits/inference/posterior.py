@@ -109,7 +109,7 @@ class Posterior:
         lacking = (states == UNOBSERVED).any(0) & ~self.encoder.droppable & ~self.encoder.ignored
         if lacking.any():
             names = ", ".join(np.array(self.feature_names)[lacking])
-            raise InferenceError(f"trained without dropping features, this posterior cannot do without: {names}")
+            raise InferenceError(f"this posterior was trained to need every feature; missing: {names}")
         return self.encoder.tensors(values, states, _DTYPE).to(self.device)
 
     @torch.no_grad()
@@ -151,7 +151,7 @@ class PosteriorDistribution:
         return self.posterior.prior
 
     def sample(self, n: int, seed: int) -> np.ndarray:
-        """n configurations (n, P) in declared units, never outside the prior; equal seeds give equal draws."""
+        """n configurations (n, P), declared units, never outside the prior; equal seeds give equal draws."""
         return self.prior.constrain(self.sample_z(n, seed))
 
     def log_prob(self, theta: np.ndarray) -> np.ndarray:
@@ -175,22 +175,21 @@ class PosteriorDistribution:
         """n draws of one member, from noise drawn on the CPU so that devices agree."""
         flow, inputs = self.posterior.flows[member], self.features.inputs()[0]
         random = torch.Generator().manual_seed(stream_key(seed, "noise", member) % 2**63)
-        z = np.concatenate(
-            [np.zeros((0, len(self.prior))), *(_push(flow, inputs, min(_CHUNK, n - k), random) for k in range(0, n, _CHUNK))]
-        )
+        parts = [_push(flow, inputs, min(_CHUNK, n - k), random) for k in range(0, n, _CHUNK)]
+        z = np.concatenate([np.zeros((0, len(self.prior))), *parts])
         for _ in range(_REDRAWS):
             lost = ~np.isfinite(z).all(1)
             if not lost.any():
                 return z
             z[lost] = _push(flow, inputs, int(lost.sum()), random)
-        raise InferenceError("the flow cannot be inverted for this observation; it is far outside the simulations")
+        raise InferenceError("cannot draw for this observation; it is far outside the simulations")
 
     def mean(self, n: int = 10_000, seed: int = 0) -> np.ndarray:
         """Posterior mean (P,), declared units, over n draws."""
         return self.sample(n, seed).mean(0)
 
     def quantiles(self, q: float | np.ndarray | list[float], n: int = 10_000, seed: int = 0) -> np.ndarray:
-        """Quantiles of each parameter over n draws: (P,) for one q, (len(q), P) for several; declared units."""
+        """Quantiles of each parameter over n draws, declared units: (P,), or (len(q), P) for several q."""
         return np.quantile(self.sample(n, seed), q, axis=0)
 
     def interval(self, level: float = 0.9, n: int = 10_000, seed: int = 0) -> np.ndarray:

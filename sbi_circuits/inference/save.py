@@ -33,8 +33,8 @@ def save_posterior(posterior: "Posterior", folder: Path) -> Path:
 
 def _tensors(posterior: "Posterior") -> dict[str, torch.Tensor]:
     parts: dict[str, torch.Tensor] = {"weights": torch.as_tensor(posterior.weights)}
-    for prefix, arrays in (("encoder", posterior.encoder.to_arrays()), ("support", posterior.support.to_arrays())):
-        parts |= {f"{prefix}.{name}": torch.as_tensor(a) for name, a in arrays.items()}
+    parts |= {f"encoder.{name}": torch.as_tensor(a) for name, a in posterior.encoder.to_arrays().items()}
+    parts |= {f"support.{name}": torch.as_tensor(a) for name, a in posterior.support.to_arrays().items()}
     for i, flow in enumerate(posterior.flows):
         state = flow.state_dict()
         parts |= {f"flow.{i}.{name}": _stored(t) for name, t in state.items()}

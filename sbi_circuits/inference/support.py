@@ -1,8 +1,8 @@
 """Is an observation one the simulations could have produced? A test with a stated rate of false alarms.
 
-Three questions, each answered by split conformal prediction (Vovk et al. 2005; Lei et al. 2018, JASA 113:1094): do
-single features lie within the table's range, does the pattern of undefined features occur in it, and is the
-distance to the nearest simulations usual? Only observed features take part.
+Three questions, each answered by split conformal prediction (Lei et al. 2018, JASA 113:1094): do single
+features lie within the table's range, does the pattern of undefined features occur in it, and is the distance
+to the nearest simulations usual? Only observed features take part.
 """
 
 from dataclasses import dataclass, fields
@@ -71,7 +71,8 @@ class ObservationCheck:
     def summary(self) -> str:
         """One line for people."""
         if self.inside:
-            return f"observation is inside the simulations (distance {self.score:.3g}, limit {self.threshold:.3g})"
+            figures = f"distance {self.score:.3g}, limit {self.threshold:.3g}"
+            return f"observation is inside the simulations ({figures})"
         return f"observation is outside the simulations: {'; '.join(self._grounds())}"
 
     def _grounds(self) -> list[str]:
@@ -79,9 +80,8 @@ class ObservationCheck:
         if self.new_pattern:
             grounds.append("no simulation has this combination of undefined features")
         if self.score > self.threshold:
-            grounds.append(
-                f"the combination of features is {self.score:.3g} from the nearest simulations, limit {self.threshold:.3g}"
-            )
+            figures = f"{self.score:.3g} from the nearest simulations, limit {self.threshold:.3g}"
+            grounds.append(f"the combination of features is {figures}")
         return grounds
 
 
@@ -90,9 +90,9 @@ class Support:
     """What is kept of the training table for `check`.
 
     Args:
-        scaled: (m, F) scaled features of at most 2,000 rows; the first half are neighbours, the rest calibrate.
+        scaled: (m, F) scaled features of at most 2,000 rows; half are neighbours, the rest calibrate.
         states: (m, F) their states.
-        low, high: (F,) central 99 % of the defined values of the whole table, feature units; NaN where never defined.
+        low, high: (F,) central 99 % of all defined values, feature units; NaN where there are none.
         frequencies: (3, F) share of DEFINED, UNDEFINED, UNOBSERVED in the whole table.
     """
 
@@ -109,7 +109,8 @@ class Support:
         ranges = [_range(values[states[:, j] == DEFINED, j]) for j in range(values.shape[1])]
         frequencies = np.array([(states == s).mean(0) for s in (DEFINED, UNDEFINED, UNOBSERVED)])
         scaled = encoder.scaled(values[chosen], states[chosen]).astype(np.float32)
-        return cls(scaled, states[chosen].astype(np.uint8), *np.array(ranges).T, frequencies)
+        low, high = np.array(ranges).T
+        return cls(scaled, states[chosen].astype(np.uint8), low, high, frequencies)
 
     def check(
         self,
@@ -123,7 +124,7 @@ class Support:
         """Compare one observation (F,) with the table.
 
         Args:
-            level: share of in-distribution observations that pass; each of the three tests gets a third of the rest.
+            level: share of simulations that pass; each of the three tests gets a third of the rest.
         """
         observed = np.flatnonzero((states != UNOBSERVED) & (self.frequencies[UNOBSERVED] < 1.0))
         if not len(observed):
@@ -145,7 +146,8 @@ class Support:
         state = int(states[j])
         value = float(values[j]) if state == DEFINED else float("nan")
         frequency = float(self.frequencies[state, j])
-        return FeatureReason(names[j], units[j], value, float(self.low[j]), float(self.high[j]), _STATES[state], frequency)
+        low, high = float(self.low[j]), float(self.high[j])
+        return FeatureReason(names[j], units[j], value, low, high, _STATES[state], frequency)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
@@ -161,12 +163,14 @@ def _halves(m: int) -> tuple[slice, slice]:
 
 
 def _limit(scores: np.ndarray, alarm: float) -> float:
-    """The score that at most a share `alarm` of new observations exceeds; the largest one of a small table."""
+    """The score that a share `alarm` of new simulations exceeds; the largest one of a small table."""
     rank = min(len(scores), int(np.ceil((len(scores) + 1) * (1.0 - alarm))))
     return float(np.sort(scores)[rank - 1])
 
 
-def _outside(table: np.ndarray, states: np.ndarray, x: np.ndarray, xs: np.ndarray, alarm: float) -> np.ndarray:
+def _outside(
+    table: np.ndarray, states: np.ndarray, x: np.ndarray, xs: np.ndarray, alarm: float
+) -> np.ndarray:
     """(f,) bool: features beyond the range of the table by more than it is usual for any feature to be."""
     fit, calibrate = _halves(len(table))
     ranges = np.array([_range(table[fit, j][states[fit, j] == DEFINED]) for j in range(table.shape[1])])
@@ -177,7 +181,7 @@ def _outside(table: np.ndarray, states: np.ndarray, x: np.ndarray, xs: np.ndarra
 
 
 def _excess(x: np.ndarray, states: np.ndarray, ranges: np.ndarray) -> np.ndarray:
-    """How far defined values (n, f) lie beyond their ranges, scaled units; 0 within them or without a range."""
+    """How far defined values (n, f) lie beyond their ranges, scaled units; 0 within, or without a range."""
     beyond = np.maximum(ranges[:, 0] - x, x - ranges[:, 1])
     return np.where((states == DEFINED) & ~np.isnan(beyond), np.maximum(beyond, 0.0), 0.0)
 

@@ -65,14 +65,13 @@ def train(
     flows = tuple(flow for flow, _ in fits)
     weights = _weights([fit for _, fit in fits], len(validation), config.weighting)
     figures = _figures(flows, weights, rows)
-    provenance = dict(data.provenance) | {
-        "config": vars(config), "seed": seed, "rows": {"training": len(training), "validation": len(validation)},
-        "validation": figures,
-    }  # fmt: skip
+    counts = {"training": len(training), "validation": len(validation)}
+    own = {"config": vars(config), "seed": seed, "rows": counts, "validation": figures}
     return Posterior(
         prior=data.prior, feature_names=data.feature_names, feature_units=data.feature_units, encoder=encoder,
         flows=flows, weights=weights, support=Support.fit(data.values, data.states, encoder, seed),
-        provenance=provenance, log=_log(data, encoder, config, [fit for _, fit in fits], figures),
+        provenance=dict(data.provenance) | own,
+        log=_log(data, encoder, config, [fit for _, fit in fits], figures),
     )  # fmt: skip
 
 
@@ -159,28 +158,31 @@ def _figures(flows: tuple[ConditionalFlow, ...], weights: np.ndarray, rows: _Spl
 
 
 def _log(
-    data: TrainingData, encoder: FeatureEncoder, config: TrainingConfig, fits: list[MemberFit], figures: dict[str, float]
+    data: TrainingData,
+    encoder: FeatureEncoder,
+    config: TrainingConfig,
+    fits: list[MemberFit],
+    figures: dict[str, float],
 ) -> tuple[str, ...]:
     """The training log, one line each."""
     names = np.array(data.feature_names)
+    widths = f"{len(data.prior)} parameters, {len(names)} features, {encoder.inputs} inputs"
     lines = [
-        f"{data.rows} simulations, {len(data.prior)} parameters, {len(names)} features, {encoder.inputs} inputs",
+        f"{data.rows} simulations, {widths}",
         "config: " + ", ".join(f"{k}={v}" for k, v in vars(config).items()),
         "features through a signed logarithm: " + (", ".join(names[encoder.log]) or "none"),
         "features that never varied, left out: " + (", ".join(names[encoder.ignored]) or "none"),
     ]
     for member, fit in enumerate(fits, start=1):
         shown = [e for e in fit.epochs if e.index % _LOG_EVERY == 0 or e.index in (1, fit.best)]
-        lines += [
-            f"member {member} epoch {e.index}: train {e.train:.4f} validation {e.validation:.4f} rate {e.rate:.2e}"
-            for e in shown
-        ]
+        lines += [f"member {member} {epoch}" for epoch in shown]
         lines.append(f"member {member}: best epoch {fit.best} of {len(fit.epochs) - 1}, {fit.seconds:.1f} s")
     return (*lines, *_verdict(figures))
 
 
 def _verdict(figures: dict[str, float]) -> Iterator[str]:
     gain, error = figures["validation_gain"], figures["validation_gain_error"]
-    yield f"gain over the prior: {gain:.3f} +- {error:.3f} nats a row on validation, {figures['training_gain']:.3f} on training rows"
+    training = f"{figures['training_gain']:.3f} on training rows"
+    yield f"gain over the prior: {gain:.3f} +- {error:.3f} nats a row on validation rows, {training}"
     if gain < 2 * error:
-        yield "the posterior is hardly distinguishable from the prior: simulate more, or choose other features"
+        yield "the posterior is hardly different from the prior: simulate more, or choose other features"

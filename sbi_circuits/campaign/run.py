@@ -1,0 +1,274 @@
+"""Running campaigns: units of work are simulated anywhere, and written by one process as parts of a table."""
+
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import starmap
+from pathlib import Path
+from time import perf_counter, sleep
+from typing import Any
+
+import joblib
+import numpy as np
+from joblib.externals.loky.process_executor import BrokenProcessPool
+
+from sbi_circuits.campaign.plan import PROPOSAL_FILE, Campaign, units
+from sbi_circuits.campaign.progress import Progress, tally
+from sbi_circuits.circuit import Circuit
+from sbi_circuits.engines import Engine, Protocol, get_engine
+from sbi_circuits.errors import TableError, TranslationError, UnknownNameError
+from sbi_circuits.features import UNDEFINED, FeatureSet, FeatureValues
+from sbi_circuits.readers import read_recording, write_recording
+from sbi_circuits.recording import Outcome, Recording
+from sbi_circuits.seeds import stream_key
+from sbi_circuits.table import Manifest, Rows, Table
+
+EXECUTORS = ("auto", "inprocess", "loky")
+_REASON_LENGTH = 300
+_REMEASURED = 64  # recordings per unit of work when features are measured again
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What every unit of a campaign shares; it travels to the workers."""
+
+    circuit: Circuit
+    protocol: Protocol
+    feature_set: FeatureSet
+    engine: type[Engine]
+    seed: int
+    proposal: str
+    recordings: Path | None
+
+
+@cache
+def _engine(kind: type[Engine]) -> Engine:
+    return kind()
+
+
+def run_campaign(
+    campaign: Campaign,
+    path: str | Path,
+    workers: int = 1,
+    progress: bool = True,
+    on_unit: Callable[[Rows], None] | None = None,
+    executor: str = "auto",
+) -> Table:
+    """Run the simulations of a campaign that a table still lacks.
+
+    The table is consistent whenever this is interrupted or killed; running it again goes on from there.
+
+    Args:
+        campaign: what to run.
+        path: folder of the table; made if it is not there.
+        workers: processes to simulate in; -1 for one per core.
+        progress: whether to show progress, and a last line, on stderr.
+        on_unit: called with the rows of each unit once they are in place.
+        executor: "inprocess", "loky", or "auto": in this process where one worker is asked for.
+
+    Raises:
+        TableError: the folder holds a table of something else (named), or cannot be written.
+        TranslationError: the engine cannot express the circuit.
+        UnknownNameError: an unknown executor.
+        KeyboardInterrupt: on Ctrl-C, after a line that says how to go on.
+    """
+    run = _executor(executor, workers)
+    engine = type(get_engine(campaign.engine))
+    table = Table.create(path, campaign.manifest)
+    if campaign.proposal is not None and not (table.path / PROPOSAL_FILE).exists():
+        campaign.proposal.save(table.path / PROPOSAL_FILE)
+    job = _Job(campaign.circuit, campaign.protocol, campaign.feature_set, engine, campaign.seed,
+               campaign.manifest.proposal, _recordings(table) if campaign.keep_recordings else None)  # fmt: skip
+    missing = table.missing(campaign.n)
+    tasks = ((job, a, campaign.theta(range(a, b))) for a, b in units(missing, campaign.unit))
+    _fill(table, campaign.n, len(missing), run(simulate_unit, tasks), progress, on_unit)
+    return table
+
+
+def remeasure(
+    source: str | Path,
+    feature_set: FeatureSet,
+    path: str | Path,
+    workers: int = 1,
+    progress: bool = True,
+    executor: str = "auto",
+) -> Table:
+    """Measure the kept recordings of a table again: the same simulations, other features.
+
+    Args:
+        source: folder of a table whose campaign kept its recordings.
+        feature_set: what to measure now.
+        path: folder of the new table.
+        workers, progress, executor: as for `run_campaign`.
+
+    Raises:
+        TableError: recordings that are not there; a folder that holds another table.
+    """
+    run, old = _executor(executor, workers), Table.open(source)
+    rows = old.read(("theta", "outcome", "reason", "wall_s", "proposal"))
+    kept = old.path / "recordings"
+    lost = [i for i in rows.index[rows.outcome == "ok"] if not recording_file(kept, i).exists()]
+    if lost:
+        raise TableError(f"{len(lost)} recordings are not in {kept}, the first {recording_file(kept, lost[0]).name}; "
+                         "run the campaign with keep_recordings in a new folder")  # fmt: skip
+    table = Table.create(path, old.manifest.measured_with(feature_set))
+    missing = np.setdiff1d(rows.index, table.done())
+    ranges = ((a, np.searchsorted(rows.index, [a, b])) for a, b in units(missing, _REMEASURED))
+    tasks = ((feature_set, kept, rows.take(np.arange(*edges))) for _, edges in ranges)
+    _fill(table, len(rows), len(missing), run(_remeasure_unit, tasks), progress, None)
+    return table
+
+
+def simulate_unit(job: _Job, start: int, theta: np.ndarray) -> Rows:
+    """Simulate and measure the simulations from `start` on, one per row of theta (k, P)."""
+    engine, found = _engine(job.engine), []
+    for index, row in enumerate(theta, start=start):
+        began = perf_counter()
+        outcome, recording, measured = _simulate(job, engine, row, index)
+        if job.recordings is not None and recording is not None:
+            write_recording(recording_file(job.recordings, index), recording)
+        found.append((outcome, measured, perf_counter() - began))
+    return _rows(start, job.seed, theta, job.proposal, found)
+
+
+def _simulate(
+    job: _Job, engine: Engine, theta: np.ndarray, index: int
+) -> tuple[Outcome, Recording | None, FeatureValues]:
+    try:
+        simulation = engine.run(job.circuit, theta, job.protocol, job.seed, index)
+        if simulation.recording is None or not simulation.outcome.ok:
+            return simulation.outcome, None, _undefined(job.feature_set)
+        measured = job.feature_set.measure(simulation.recording, seed=measuring_seed(job.seed, index))
+        return simulation.outcome, simulation.recording, measured
+    except TranslationError:
+        raise  # this engine can run none of them
+    except Exception as error:
+        return _failed(error), None, _undefined(job.feature_set)
+
+
+def _remeasure_unit(feature_set: FeatureSet, kept: Path, rows: Rows) -> Rows:
+    found = []
+    for k, index in enumerate(map(int, rows.index)):
+        outcome, measured = Outcome(str(rows.outcome[k]), str(rows.reason[k])), _undefined(feature_set)
+        if outcome.ok:
+            try:
+                recording = read_recording(recording_file(kept, index))
+                measured = feature_set.measure(recording, seed=measuring_seed(int(rows.seed[k]), index))
+            except Exception as error:
+                outcome = _failed(error)
+        found.append((outcome, measured, float(rows.wall_s[k])))
+    return replace(_rows(int(rows.index[0]), int(rows.seed[0]), rows.theta, "", found), proposal=rows.proposal)
+
+
+def measuring_seed(seed: int, index: int) -> int:
+    """Seed of the measurement of one simulation (cells are assigned to channels at random)."""
+    return stream_key(seed, index, "measure") >> 65
+
+
+def recording_file(folder: Path, index: int) -> Path:
+    """Where the recording of a simulation is kept."""
+    return folder / f"rec-{index:010d}.npz"
+
+
+def _recordings(table: Table) -> Path:
+    folder = table.path / "recordings"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _failed(error: Exception) -> Outcome:
+    text = " ".join(str(error).split()) or "no message"
+    return Outcome("failed", f"{type(error).__name__}: {text}"[:_REASON_LENGTH])
+
+
+def _undefined(feature_set: FeatureSet) -> FeatureValues:
+    width = len(feature_set.names)
+    return FeatureValues(np.zeros(width), np.full(width, UNDEFINED, dtype=np.uint8))
+
+
+def _rows(start: int, seed: int, theta: np.ndarray, proposal: str,
+          found: list[tuple[Outcome, FeatureValues, float]]) -> Rows:  # fmt: skip
+    n = len(found)
+    return Rows(
+        index=np.arange(start, start + n, dtype=np.int64),
+        seed=np.full(n, seed, dtype=np.int64),
+        theta=theta,
+        values=np.stack([m.values for _, m, _ in found]),
+        states=np.stack([m.states for _, m, _ in found]),
+        outcome=np.array([o.status for o, _, _ in found], dtype=np.str_),
+        reason=np.array([o.reason for o, _, _ in found], dtype=np.str_),
+        wall_s=np.array([w for _, _, w in found]),
+        proposal=np.full(n, proposal, dtype=np.str_),
+    )
+
+
+def _fill(table: Table, total: int, missing: int, results: Generator[Rows, None, None], shown: bool,
+          on_unit: Callable[[Rows], None] | None) -> None:  # fmt: skip
+    """Write units as they come; the worker's result does not matter until its part is in place."""
+    with closing(results), Progress(total, total - missing, table.counts() if shown else {}, shown) as progress:
+        try:
+            for rows in results:
+                table.append(int(rows.index[0]), int(rows.index[-1]) + 1, rows, table.manifest)
+                progress.update(rows.outcome)
+                if on_unit is not None:
+                    on_unit(rows)
+        except KeyboardInterrupt:
+            progress.say(f"interrupted: {progress.done}/{total} simulations are in {table.path}; "
+                         "run the same campaign again to go on")  # fmt: skip
+            raise
+        except BrokenProcessPool as error:
+            raise TableError(f"a worker was killed (out of memory?): {progress.done}/{total} simulations are in "
+                             f"{table.path}; run the same campaign again, with fewer workers") from error  # fmt: skip
+        except OSError as error:
+            raise TableError(f"cannot write into {table.path}: {error.strerror or error}") from error
+    progress.say(f"wrote {missing} simulations to {table.path} ({total} in all: {tally(progress.outcomes)})")
+
+
+def _executor(name: str, workers: int) -> Callable[[Callable[..., Rows], Iterable[tuple[Any, ...]]], Generator[Rows, None, None]]:
+    """How to apply a function to tasks; results come in any order."""
+    if name not in EXECUTORS:
+        raise UnknownNameError("executor", name, EXECUTORS)
+    if workers == 0 or workers < -1:
+        raise TableError(f"workers must be a number of processes, or -1 for one per core, got {workers}")
+    if name == "inprocess" or (name == "auto" and workers == 1):
+        return _inprocess
+    return lambda function, tasks: _loky(function, tasks, workers)
+
+
+def _inprocess(function: Callable[..., Rows], tasks: Iterable[tuple[Any, ...]]) -> Generator[Rows, None, None]:
+    yield from starmap(function, tasks)
+
+
+def _loky(function: Callable[..., Rows], tasks: Iterable[tuple[Any, ...]], workers: int) -> Generator[Rows, None, None]:
+    calls = (joblib.delayed(_in_worker)(os.getpid(), function, *task) for task in tasks)
+    # One thread per worker: the workers are the parallelism, and sums do not depend on how many cores there are.
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1), warnings.catch_warnings():
+        # joblib warns of results that an interruption leaves unused; they will be simulated again.
+        warnings.filterwarnings("ignore", message=r"\d+ tasks (have been|which were)")
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+        with closing(parallel(calls)) as results:
+            yield from results
+
+
+def _in_worker(parent: int, function: Callable[..., Rows], *task: Any) -> Rows:
+    _follow(parent)
+    return function(*task)
+
+
+@cache
+def _follow(parent: int) -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to the parent; end when the parent was killed."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        sleep(1.0)
+    os._exit(1)

@@ -1,0 +1,281 @@
+"""Engine `kernel[numba]`: a circuit's equations compiled into one fused loop per simulation, on one core."""
+
+import hashlib
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import bdtr, bdtrik
+
+from sbi_circuits.circuit import Circuit, EarlyStop
+from sbi_circuits.engines.base import Engine, Protocol, Simulation
+from sbi_circuits.engines.kernel_source import kernel_source
+from sbi_circuits.engines.kernel_parts import DIVERGED, OK, SATURATED, SILENT
+from sbi_circuits.engines.philox import new_stream
+from sbi_circuits.engines.setup import Cells, Poisson, Setup, prepare, timestep
+from sbi_circuits.engines.translate import Translation, translate
+from sbi_circuits.errors import CircuitError, UnknownNameError
+from sbi_circuits.recording import COUNT_BIN, IntervalMoments, Outcome, PopulationCounts, Recording
+from sbi_circuits.units import evaluate
+
+PRECISIONS = ("single", "double")
+_STATUS = {OK: "ok", SILENT: "silent", SATURATED: "saturated", DIVERGED: "diverged"}
+_POISSON_STREAM = 1
+# Above this many events per neuron and step, a count per neuron is cheaper than single events.
+_DENSE_EVENTS = 0.7
+
+
+class NumbaEngine(Engine):
+    """Runs any translatable circuit; single precision by default, double for comparisons to the last bit."""
+
+    name = "kernel[numba]"
+
+    def __init__(self, precision: str = "single"):
+        if precision not in PRECISIONS:
+            raise UnknownNameError("precision", precision, PRECISIONS)
+        self.single = precision == "single"
+
+    def run(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Simulation:
+        """See `Engine.run`."""
+        began = time.perf_counter()
+        kernel, parts = load_kernel(circuit, self.single)
+        setup = prepare(circuit, theta, protocol, seed, index)
+        arguments = _Arguments(circuit, parts, setup, protocol, np.float32 if self.single else np.float64)
+        code, cells, steps = kernel(**arguments.all())
+        outcome = Outcome(_STATUS[int(code)], _reason(int(code), circuit))
+        recording = _recording(setup, protocol, arguments, cells, steps) if outcome.ok else None
+        return Simulation(index, outcome, recording, time.perf_counter() - began)
+
+
+def _reason(code: int, circuit: Circuit) -> str:
+    stop = circuit.early_stop
+    if code in (SILENT, SATURATED) and stop is not None:
+        return f"{_STATUS[code]} over {stop.start:g}-{stop.stop:g} s"
+    return "a state variable is not finite" if code == DIVERGED else ""
+
+
+@cache
+def load_kernel(circuit: Circuit, single: bool) -> tuple[Callable[..., Any], tuple[Translation, ...]]:
+    """The compiled kernel of a circuit; compiled once, then read from numba's cache on disk."""
+    parts = tuple(translate(circuit, p, reorder=single) for p in circuit.populations)
+    source = kernel_source(circuit, parts, single)
+    return _import_source(source, circuit.name).run, parts
+
+
+def kernel_folder() -> Path:
+    """Where generated kernels are kept: $SBI_CIRCUITS_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("SBI_CIRCUITS_CACHE")
+    base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sbi_circuits"
+    return base / "kernels"
+
+
+def _import_source(source: str, name: str) -> Any:
+    """Import source text as a module; it lies in a file so that numba can cache what it compiles.
+
+    The file is written again at every first use, so that only what this process generated is ever run.
+    """
+    key = hashlib.sha256(source.encode()).hexdigest()[:16]
+    folder = kernel_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}_{key}.py"
+    if not path.exists() or path.read_text() != source:
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(source)
+        os.replace(temporary, path)
+    module_name = f"_sbi_circuits_kernel_{name}_{key}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise CircuitError(f"cannot load the generated kernel {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    _allow_alias_checks()
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def _allow_alias_checks() -> None:
+    """Let LLVM vectorise loops over many arrays; by default it gives up above eight run-time overlap checks."""
+    import llvmlite.binding
+
+    llvmlite.binding.set_option("sbi_circuits", "-runtime-memory-check-threshold=200")
+
+
+class _Arguments:
+    """The arrays a kernel works on, allocated for one simulation."""
+
+    def __init__(self, circuit: Circuit, parts: tuple[Translation, ...], setup: Setup, protocol: Protocol, real: Any):
+        self.circuit, self.parts, self.setup, self.protocol, self.real = circuit, parts, setup, protocol, real
+        self.record = protocol.record
+        self.sizes = [c.size for c in setup.cells]
+        self.bin_steps = max(1, int(np.round(COUNT_BIN / setup.dt)))
+        bins = -(-(setup.steps - setup.warmup_steps) // self.bin_steps)
+        self.counts = np.zeros((len(parts), bins if self.record.counts else 0), dtype=np.int32)
+        sizes = self.sizes if self.record.moments else [0] * len(parts)
+        self.last = tuple(np.full(n, -1, dtype=np.int32) for n in sizes)
+        self.number, self.total, self.squared = (tuple(np.zeros(n, dtype=np.int64) for n in sizes) for _ in range(3))
+
+    def all(self) -> dict[str, Any]:
+        """Keyword arguments of the kernel."""
+        return {
+            "steps": self.setup.steps,
+            "warmup": self.setup.warmup_steps,
+            "bin_steps": self.bin_steps,
+            "dt": self.setup.dt,
+            "refractory": np.array([c.refractory_steps for c in self.setup.cells], dtype=np.int64),
+            "keep": np.array([self.record.counts, self.record.moments, self.record.spikes != 0]),
+            "counts": self.counts,
+            "last": self.last,
+            "number": self.number,
+            "total": self.total,
+            "squared": self.squared,
+            "slots": self._slots(),
+            **self._state(),
+            **self._synapses(),
+            **self._poisson(),
+            **self._rule(),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        # Flags are padded to whole 8-byte words, so that eight neurons are looked at together.
+        flags = tuple(np.zeros(-(-n // 8), dtype=np.uint64) for n in self.sizes)
+        depth = 1 + max((s.delay_steps for s in self.setup.synapses), default=0)
+        return {
+            "state": tuple(self._initial(c, p) for c, p in zip(self.setup.cells, self.parts, strict=True)),
+            "until": tuple(np.zeros(n, dtype=np.int32) for n in self.sizes),
+            "fired": tuple(words.view(np.uint8) for words in flags),
+            "flags": flags,
+            # gather() writes one entry past the last spike before it knows that there is none.
+            "ring": tuple(np.zeros((depth, n + 8), dtype=np.int32) for n in self.sizes),
+            "ring_count": np.zeros((len(self.parts), depth), dtype=np.int64),
+            "K": tuple(self._invariants(c, p) for c, p in zip(self.setup.cells, self.parts, strict=True)),
+            "shared": tuple(self._shared(p) for p in self.parts),
+        }
+
+    def _initial(self, cells: Cells, part: Translation) -> np.ndarray:
+        state = np.zeros((len(part.variables), cells.size), dtype=self.real)
+        for row, name in enumerate(part.variables):
+            if name in cells.initial:
+                state[row] = cells.initial[name]
+        return state
+
+    def _invariants(self, cells: Cells, part: Translation) -> np.ndarray:
+        known = {**cells.constants, "dt": self.setup.dt, "N": cells.size}
+        with np.errstate(all="ignore"):
+            values = [float(evaluate(e, known)) for e in part.invariants]
+        return np.array(values, dtype=self.real)
+
+    def _shared(self, part: Translation) -> np.ndarray:
+        """Value of each shared input at every step: (inputs, steps)."""
+        values = np.zeros((len(part.shared), self.setup.steps if part.shared else 0), dtype=self.real)
+        for entry in self.setup.currents:
+            if entry.target == part.name:
+                row = part.shared.index(entry.name)
+                for start, value in zip(entry.starts, entry.values, strict=True):
+                    values[row, start:] = value
+        return values
+
+    def _synapses(self) -> dict[str, Any]:
+        present = {s.number: s for s in self.setup.synapses}
+        total = len(self.circuit.projections)
+        weight, delay = np.zeros(total, dtype=self.real), np.zeros(total, dtype=np.int64)
+        indptr, targets = [], []
+        sizes = {c.population.name: c.size for c in self.setup.cells}
+        for k, projection in enumerate(self.circuit.projections):
+            if k in present:
+                weight[k], delay[k] = present[k].weight, present[k].delay_steps
+                indptr.append(present[k].rows.indptr)
+                targets.append(present[k].rows.targets)
+            else:
+                dtype = np.uint16 if sizes[projection.target] < 2**16 else np.int32
+                indptr.append(np.zeros(sizes[projection.source] + 1, dtype=np.int64))
+                targets.append(np.zeros(0, dtype=dtype))
+        return {"indptr": tuple(indptr), "targets": tuple(targets), "weight": weight, "delay": delay}
+
+    def _poisson(self) -> dict[str, Any]:
+        tables = [_poisson_table(p, self.setup.dt) for p in self.setup.poisson]
+        words, header = new_stream(self.setup.keys, _POISSON_STREAM)
+        return {
+            "poisson": tuple((t[0], t[1]) for t in tables),
+            "poisson_size": np.array([t[2] for t in tables], dtype=np.int64).reshape(-1, 3),
+            "poisson_weight": np.array([p.weight for p in self.setup.poisson], dtype=self.real),
+            "words": words,
+            "header": header,
+        }
+
+    def _rule(self) -> dict[str, Any]:
+        stop = self.circuit.early_stop
+        if stop is None or not self.protocol.early_stop or self.setup.steps < timestep(stop.stop, self.setup.dt):
+            return {"rule": np.array([-1, -1]), "rule_levels": np.zeros(3)}
+        return self._active_rule(stop)
+
+    def _active_rule(self, stop: EarlyStop) -> dict[str, Any]:
+        refractory = float(evaluate(stop.refractory, self.setup.values))
+        position = [p.name for p in self.parts].index(stop.population)
+        scale = refractory / (self.sizes[position] * (stop.stop - stop.start))
+        window = [timestep(stop.start, self.setup.dt), timestep(stop.stop, self.setup.dt)]
+        return {"rule": np.array(window), "rule_levels": np.array([scale, stop.silent, stop.saturated])}
+
+    def _slots(self) -> tuple[np.ndarray, ...]:
+        """Recorded number of each cell, or -1, by population."""
+        slots = np.full(self.setup.total_cells, -1, dtype=np.int32)
+        slots[self.setup.recorded] = np.arange(len(self.setup.recorded))
+        return tuple(np.split(slots, np.cumsum(self.sizes)[:-1]))
+
+
+def _poisson_table(entry: Poisson, dt: float) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
+    """Tabulated binomial number of events a step: thresholds, guide, (first count, driven neurons, mode).
+
+    Brian2's PoissonInput draws Binomial(sources, rate dt) per neuron; their sum over neurons is binomial too.
+    Mode 0 is no input, 1 single events over the population, 2 a count per neuron.
+    """
+    p = entry.rate * dt
+    if p > 1:
+        raise CircuitError(f"input to {entry.target}: rate {entry.rate:g} Hz is above 1/dt")
+    mode = 2 if entry.sources * p > _DENSE_EVENTS else 1
+    n = entry.sources * (entry.driven if mode == 1 else 1)
+    if n == 0 or p == 0.0 or entry.driven == 0:
+        return np.zeros(1, dtype=np.uint32), np.zeros(256, dtype=np.int32), (0, max(entry.driven, 1), 0)
+    # Words below 2**-32 of either tail do not exist; the table ends there.
+    first = max(int(bdtrik(1e-11, n, p)) - 1, 0) if p < 1 else n
+    last = min(int(n * p + 12.0 * np.sqrt(n * p * (1 - p)) + 40.0), n)
+    cumulative = bdtr(np.arange(first, last + 1).astype(float), n, p)
+    thresholds = np.minimum(np.ceil(cumulative * 2.0**32), 2.0**32 - 1).astype(np.uint32)
+    guide = np.searchsorted(thresholds, (np.arange(256) << 24).astype(np.uint32), side="right").astype(np.int32)
+    return thresholds, guide, (first, entry.driven, mode)
+
+
+def _recording(setup: Setup, protocol: Protocol, kept: _Arguments, cells: np.ndarray, steps: np.ndarray) -> Recording:
+    """What the kernel kept, as a recording; spikes of step n are at n dt."""
+    record, names = protocol.record, [c.population.name for c in setup.cells]
+    order = np.argsort(cells, kind="stable")
+    recorded = len(setup.recorded)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=recorded))]) if recorded else np.zeros(1)
+    return Recording(
+        t0=setup.warmup_steps * setup.dt,
+        t1=setup.steps * setup.dt,
+        times=steps[order] * setup.dt,
+        offsets=offsets,
+        groups=setup.groups(),
+        counts=_counts(kept, names) if record.counts else {},
+        moments=_moments(kept, names) if record.moments else {},
+        meta={"engine": NumbaEngine.name},
+    )
+
+
+def _counts(kept: _Arguments, names: list[str]) -> dict[str, PopulationCounts]:
+    whole = (kept.setup.steps - kept.setup.warmup_steps) // kept.bin_steps
+    return {n: PopulationCounts(kept.counts[k, :whole], kept.sizes[k]) for k, n in enumerate(names)}
+
+
+def _moments(kept: _Arguments, names: list[str]) -> dict[str, IntervalMoments]:
+    dt = kept.setup.dt
+    return {
+        n: IntervalMoments(kept.number[k], kept.total[k] * dt, kept.squared[k] * dt**2) for k, n in enumerate(names)
+    }

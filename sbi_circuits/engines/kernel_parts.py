@@ -1,0 +1,134 @@
+"""The parts of a kernel that do not depend on the circuit: spikes, synapses, Poisson inputs, records (numba)."""
+
+import numpy as np
+from numba import njit
+
+from sbi_circuits.engines.philox import WORDS, next_word, refill
+
+# Outcome codes a kernel returns.
+OK, SILENT, SATURATED, DIVERGED = range(4)
+
+_SHIFT = np.uint64(32)
+
+
+@njit(cache=True)
+def gather(flags, flag_words, spikes):  # type: ignore[no-untyped-def]
+    """Numbers of the flagged neurons, ascending; eight flags are looked at together through `flag_words`."""
+    n = 0
+    for k in range(len(flag_words)):
+        if flag_words[k] != 0:
+            for i in range(8 * k, 8 * k + 8):
+                spikes[n] = i
+                n += flags[i]
+    return n
+
+
+@njit(cache=True)
+def hold(spikes, count, until, release):  # type: ignore[no-untyped-def]
+    """Keep neurons refractory until time step `release`."""
+    for s in range(count):
+        until[spikes[s]] = release
+
+
+@njit(cache=True, fastmath={"contract"})
+def deliver(indptr, targets, weight, spikes, count, variable):  # type: ignore[no-untyped-def]
+    """Add `weight` to the variable of every target of every spike."""
+    for s in range(count):
+        i = spikes[s]
+        for k in range(indptr[i], indptr[i + 1]):
+            variable[targets[k]] += weight
+
+
+@njit(cache=True)
+def deliver_masked(indptr, targets, weight, spikes, count, variable, until, step):  # type: ignore[no-untyped-def]
+    """As `deliver`, to neurons that are not refractory."""
+    for s in range(count):
+        i = spikes[s]
+        for k in range(indptr[i], indptr[i + 1]):
+            j = targets[k]
+            if until[j] <= step:
+                variable[j] += weight
+
+
+@njit(cache=True, inline="always")
+def _draw_count(first, thresholds, guide, word):  # type: ignore[no-untyped-def]
+    """A count from its tabulated distribution: the number of thresholds at or below a random word."""
+    k = guide[word >> np.uint64(24)]
+    while k < len(thresholds) and thresholds[k] <= word:
+        k += 1
+    return first + k
+
+
+@njit(cache=True)
+def poisson_events(first, thresholds, guide, driven, weight, variable, until, step, masked, words, header):  # type: ignore[no-untyped-def]
+    """All events of one step on a whole population: their number, then a uniform target each."""
+    events = _draw_count(first, thresholds, guide, next_word(words, header))
+    n = np.uint64(driven)
+    while events > 0:
+        if header[0] == np.uint64(WORDS):
+            refill(words, header)
+        start = np.int64(header[0])
+        stop = min(start + events, WORDS)
+        if masked:
+            for k in range(start, stop):
+                j = np.int64((np.uint64(words[k]) * n) >> _SHIFT)
+                if until[j] <= step:
+                    variable[j] += weight
+        else:
+            for k in range(start, stop):
+                variable[np.int64((np.uint64(words[k]) * n) >> _SHIFT)] += weight
+        events -= stop - start
+        header[0] = np.uint64(stop)
+
+
+@njit(cache=True)
+def poisson_counts(first, thresholds, guide, driven, weight, variable, until, step, masked, words, header):  # type: ignore[no-untyped-def]
+    """A count per neuron and step; cheaper than single events where a neuron gets several a step."""
+    for j in range(driven):
+        events = _draw_count(first, thresholds, guide, next_word(words, header))
+        if not masked or until[j] <= step:
+            variable[j] += weight * events
+
+
+@njit(cache=True)
+def note_intervals(spikes, count, step, last, number, total, squared):  # type: ignore[no-untyped-def]
+    """Update interval moments (in steps; exact integers) of the neurons that spiked."""
+    for s in range(count):
+        i = spikes[s]
+        if last[i] >= 0:
+            interval = np.int64(step - last[i])
+            total[i] += interval
+            squared[i] += interval * interval
+        last[i] = step
+        number[i] += 1
+
+
+@njit(cache=True)
+def note_spikes(spikes, count, step, slots, cells, steps, kept):  # type: ignore[no-untyped-def]
+    """Append the spikes of recorded cells; returns the buffers, grown where they were full."""
+    for s in range(count):
+        slot = slots[spikes[s]]
+        if slot >= 0:
+            if kept == len(cells):
+                cells, steps = _grown(cells), _grown(steps)
+            cells[kept] = slot
+            steps[kept] = step
+            kept += 1
+    return cells, steps, kept
+
+
+@njit(cache=True)
+def _grown(values):  # type: ignore[no-untyped-def]
+    longer = np.empty(2 * len(values), dtype=values.dtype)
+    longer[: len(values)] = values
+    return longer
+
+
+@njit(cache=True)
+def all_finite(state):  # type: ignore[no-untyped-def]
+    """Whether every state value is finite: (variables, neurons)."""
+    for row in range(state.shape[0]):
+        for i in range(state.shape[1]):
+            if not np.isfinite(state[row, i]):
+                return False
+    return True

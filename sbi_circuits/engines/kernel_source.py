@@ -1,0 +1,272 @@
+"""Source text of a circuit's numba kernel: one fused loop over time steps, in Brian2's order.
+
+Brian2's schedule within a step is: state updates, thresholds, synapses and Poisson inputs, resets. A spike
+of step s that travels for d steps acts in step s + d, before that step's resets.
+"""
+
+import ast
+from collections.abc import Iterable
+
+from sbi_circuits.circuit import Circuit, PoissonInput
+from sbi_circuits.engines.translate import Statement, Translation
+
+_HEADER = '''"""Kernel of the circuit {name!r}, generated from its equations; precision {real}."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from sbi_circuits.engines.intrinsics import exp_double, exp_single
+from sbi_circuits.engines.kernel_parts import (
+    DIVERGED, OK, SATURATED, SILENT, all_finite, deliver, deliver_masked, gather, hold, note_intervals,
+    note_spikes, poisson_counts, poisson_events,
+)
+
+real = np.{real}
+ONE, ZERO = real(1.0), real(0.0)
+FLAGS = {flags}
+'''
+# Relaxed operations that keep NaN and infinity, by which a diverged simulation is known.
+_SINGLE_FLAGS = "{'nsz', 'arcp', 'contract', 'afn', 'reassoc'}"
+_CALLS = {
+    "abs": "abs", "log": "np.log", "sqrt": "np.sqrt", "sin": "np.sin", "cos": "np.cos", "tanh": "np.tanh",
+    "floor": "np.floor", "ceil": "np.ceil", "minimum": "min", "maximum": "max",
+}  # fmt: skip
+
+
+def kernel_source(circuit: Circuit, parts: tuple[Translation, ...], single: bool) -> str:
+    """The kernel module of a circuit as Python source; it holds the function `run`."""
+    real, flags = ("float32", _SINGLE_FLAGS) if single else ("float64", "False")
+    header = _HEADER.format(name=circuit.name, real=real, flags=flags)
+    updates = [_update(k, part, single) for k, part in enumerate(parts)]
+    resets = [_reset(k, part, single) for k, part in enumerate(parts) if part.threshold]
+    return "\n\n".join([header, *updates, *resets, _run(circuit, parts)]) + "\n"
+
+
+class _Printer(ast.NodeTransformer):
+    """Rewrites calls, conditions and literals into numba's terms."""
+
+    def __init__(self, single: bool):
+        self.exp = "exp_single" if single else "exp_double"
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        assert isinstance(node.slice, ast.Constant)
+        return ast.Name(f"k{node.slice.value}")
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        assert isinstance(node.func, ast.Name)
+        arguments = [self.visit(a) for a in node.args]
+        match node.func.id:
+            case "clip":
+                inner = ast.Call(ast.Name("max"), arguments[:2], [])
+                return ast.Call(ast.Name("min"), [inner, arguments[2]], [])
+            case "int":
+                return ast.IfExp(arguments[0], ast.Name("ONE"), ast.Name("ZERO"))
+            case "exp":
+                return ast.Call(ast.Name(self.exp), arguments, [])
+            case name:
+                return ast.Call(ast.parse(_CALLS[name], mode="eval").body, arguments, [])
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        # Bitwise on conditions: no branch, so that the loop stays a vector loop.
+        operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
+        result = self.visit(node.values[0])
+        for value in node.values[1:]:
+            result = ast.BinOp(result, operator, self.visit(value))
+        return result
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        if isinstance(node.op, ast.Not):
+            return ast.Compare(self.visit(node.operand), [ast.Eq()], [ast.Constant(False)])
+        return self.generic_visit(node)
+
+
+def _print(expression: str, single: bool) -> str:
+    tree = _Printer(single).visit(ast.parse(expression, mode="eval").body)
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _indices(expressions: Iterable[str]) -> list[int]:
+    """Which invariants the expressions use."""
+    used = {
+        node.slice.value
+        for e in expressions
+        for node in ast.walk(ast.parse(e, mode="eval"))
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+    }
+    return sorted(used)  # type: ignore[type-var]
+
+
+def _constants(expressions: Iterable[str]) -> list[str]:
+    return [f"    k{j} = K[{j}]" for j in _indices(expressions)]
+
+
+def _update(number: int, part: Translation, single: bool) -> str:
+    """State update and threshold of one population, over all its neurons."""
+    names = [*part.variables, *(f"s_{n}" for n in part.shared)]
+    expressions = [s.expression for s in part.update] + ([part.threshold] if part.threshold else [])
+    lines = [
+        "@njit(cache=True, fastmath=FLAGS, error_model='numpy')",
+        f"def update_{number}({', '.join('a_' + n for n in part.variables)}"
+        f"{''.join(', ' + n for n in part.shared)}, until, fired, step, t, K):",
+        *_constants(expressions),
+        "    count = 0",
+        f"    for i in range({_length(names)}):",
+    ]
+    lines += [f"        {v} = a_{v}[i]" for v in part.variables]
+    lines.append("        active = until[i] <= step")
+    lines.append("        not_refractory = active")
+    lines += [f"        {s.target} = {_print(s.expression, single)}" for s in part.update]
+    for v in part.updated:
+        lines.append(f"        {v} = _{v} if active else {v}" if v in part.held else f"        {v} = _{v}")
+        lines.append(f"        a_{v}[i] = {v}")
+    if part.threshold:
+        lines.append(f"        spike = ({_print(part.threshold, single)}) & active")
+        lines.append("        fired[i] = spike")
+        lines.append("        count += spike")
+    lines.append("    return count")
+    return "\n".join(lines)
+
+
+def _length(names: list[str]) -> str:
+    return f"a_{names[0]}.shape[0]"
+
+
+def _reset(number: int, part: Translation, single: bool) -> str:
+    """Reset of the neurons that spiked."""
+    lines = [
+        "@njit(cache=True, fastmath=FLAGS, error_model='numpy')",
+        f"def reset_{number}({', '.join('a_' + n for n in part.variables)}"
+        f"{''.join(', ' + n for n in part.shared)}, spikes, count, t, K):",
+        *_constants(s.expression for s in part.reset),
+        "    for s in range(count):",
+        "        i = spikes[s]",
+    ]
+    lines += [f"        {v} = a_{v}[i]" for v in part.variables]
+    for statement in part.reset:
+        lines.append(f"        {statement.target} = {_print(statement.expression, single)}")
+        lines.append(f"        a_{statement.target}[i] = {statement.target}")
+    return "\n".join(lines)
+
+
+def _run(circuit: Circuit, parts: tuple[Translation, ...]) -> str:
+    """The loop over time steps."""
+    lines = [
+        "@njit(cache=True, error_model='numpy', nogil=True)",
+        "def run(steps, warmup, bin_steps, dt, refractory, state, until, fired, flags, ring, ring_count, K, shared,",
+        "        indptr, targets, weight, delay, poisson, poisson_weight, poisson_size, words, header,",
+        "        rule, rule_levels, keep, counts, last, number, total, squared, slots):",
+        "    depth = ring_count.shape[1]",
+        "    cells, when, kept = np.empty(1024, np.int32), np.empty(1024, np.int32), 0",
+        "    window, code = 0, OK",
+        "    for step in range(steps):",
+        "        t = real(step * dt)",
+        "        now = step % depth",
+    ]
+    lines += [line for k, part in enumerate(parts) for line in _state_lines(k, part)]
+    lines += [line for k, p in enumerate(circuit.projections) for line in _delivery_lines(k, circuit, parts)]
+    lines += _poisson_lines(circuit, parts)
+    lines += [line for k, part in enumerate(parts) if part.threshold for line in _spike_lines(k, part)]
+    lines += _stop_lines(circuit, parts)
+    lines.append(f"    if not ({' and '.join(f'all_finite(state[{k}])' for k in range(len(parts)))}):")
+    lines.append("        code = DIVERGED")
+    lines.append("    return code, cells[:kept], when[:kept]")
+    return "\n".join(lines)
+
+
+def _arguments(number: int, part: Translation) -> str:
+    rows = [f"state[{number}][{row}]" for row in range(len(part.variables))]
+    inputs = [f"shared[{number}][{row}, step]" for row in range(len(part.shared))]
+    return ", ".join([*rows, *inputs])
+
+
+def _state_lines(k: int, part: Translation) -> list[str]:
+    call = f"update_{k}({_arguments(k, part)}, until[{k}], fired[{k}], step, t, K[{k}])"
+    if not part.threshold:
+        return [f"        {call}"]
+    return [
+        f"        n{k} = 0",
+        f"        if {call} > 0:",
+        f"            n{k} = gather(fired[{k}], flags[{k}], ring[{k}][now])",
+        f"            hold(ring[{k}][now], n{k}, until[{k}], step + max(refractory[{k}], 1))",
+        f"        ring_count[{k}, now] = n{k}",
+    ]
+
+
+def _position(parts: tuple[Translation, ...], population: str) -> int:
+    return next(k for k, part in enumerate(parts) if part.name == population)
+
+
+def _delivery_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
+    projection = circuit.projections[k]
+    source, target = _position(parts, projection.source), _position(parts, projection.target)
+    variable = projection.effect()[0]
+    row = parts[target].variables.index(variable)
+    spikes = f"ring[{source}][past], ring_count[{source}, past], state[{target}][{row}]"
+    call = f"(indptr[{k}], targets[{k}], weight[{k}], {spikes}"
+    masked = variable in parts[target].held
+    deliver = f"deliver_masked{call}, until[{target}], step)" if masked else f"deliver{call})"
+    return [
+        f"        past = (step - delay[{k}]) % depth",
+        f"        if step >= delay[{k}] and ring_count[{source}, past] > 0:",
+        f"            {deliver}",
+    ]
+
+
+def _poisson_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
+    lines = []
+    inputs = [i for i in circuit.inputs if isinstance(i, PoissonInput)]
+    for k, entry in enumerate(inputs):
+        target = _position(parts, entry.target)
+        row = parts[target].variables.index(entry.variable)
+        masked = entry.variable in parts[target].held
+        arguments = (
+            f"(poisson_size[{k}, 0], poisson[{k}][0], poisson[{k}][1], poisson_size[{k}, 1], poisson_weight[{k}], "
+            f"state[{target}][{row}], until[{target}], step, {masked}, words, header)"
+        )
+        lines += [
+            f"        if poisson_size[{k}, 2] == 1:",
+            f"            poisson_events{arguments}",
+            f"        elif poisson_size[{k}, 2] == 2:",
+            f"            poisson_counts{arguments}",
+        ]
+    return lines
+
+
+def _spike_lines(k: int, part: Translation) -> list[str]:
+    spikes = f"ring[{k}][now], n{k}"
+    return [
+        f"        if n{k} > 0:",
+        f"            reset_{k}({_arguments(k, part)}, {spikes}, t, K[{k}])",
+        "            if step >= warmup:",
+        "                if keep[0]:",
+        f"                    counts[{k}, (step - warmup) // bin_steps] += n{k}",
+        "                if keep[1]:",
+        f"                    note_intervals({spikes}, step, last[{k}], number[{k}], total[{k}], squared[{k}])",
+        "                if keep[2]:",
+        f"                    cells, when, kept = note_spikes({spikes}, step, slots[{k}], cells, when, kept)",
+    ]
+
+
+def _stop_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
+    if circuit.early_stop is None:
+        return []
+    k = _position(parts, circuit.early_stop.population)
+    return [
+        "        if rule[0] <= step < rule[1]:",
+        f"            window += n{k}",
+        "        if step + 1 == rule[1]:",
+        "            load = rule_levels[0] * window",
+        f"            if not ({' and '.join(f'all_finite(state[{j}])' for j in range(len(parts)))}):",
+        "                code = DIVERGED",
+        "            elif load <= rule_levels[1]:",
+        "                code = SILENT",
+        "            elif load >= rule_levels[2]:",
+        "                code = SATURATED",
+        "            if code != OK:",
+        "                break",
+    ]
+
+
+__all__ = ["Statement", "kernel_source"]

@@ -1,0 +1,1 @@
+"""Scenarios every engine passes: equal rasters on deterministic circuits, equal distributions on random ones."""
