@@ -8,15 +8,18 @@ circuit's own seed-to-seed variability, and the sampling error of the recording 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import stdtrit
 
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED, WindowedFeatures
 from sbi_circuits.inference.encode import FeatureEncoder
 
-# Fewer pairs than this say too little about the tails; the Gaussian bound is used then.
+# Fewer pairs than this say too little about the tails; the bound of Student's t is used then.
 _MIN_PAIRS = 40
 _MAD_TO_SD = 0.6745
+# A median of absolute differences tells as much about a standard deviation as this share of them would.
+_EFFICIENCY = 0.37
+_LEAST_DF = 8.0
 # In robust standard deviations of the whole table: below it a difference means nothing to anyone.
 _FLOOR = 0.01
 
@@ -80,7 +83,7 @@ def judge(
     x = encoder.scaled(values, states)
     defined = (states == DEFINED) & ok[:, :, None]
     unit = seed_to_seed(x, defined, observation.states)
-    target, error = _observed(observation, encoder)
+    target, error = _observed(observation, encoder, unit)
     n = defined.sum(1)
     mean = np.where(defined, x, 0.0).sum(1) / np.maximum(n, 1)
     spread = np.sqrt(unit**2 / np.maximum(n, 1) + error**2)
@@ -111,29 +114,37 @@ def _spread(difference: np.ndarray, both: np.ndarray, alike: np.ndarray) -> floa
     return 1.0
 
 
-def _observed(observation: WindowedFeatures, encoder: FeatureEncoder) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled observation (F,) and its standard error over windows."""
+def _observed(
+    observation: WindowedFeatures, encoder: FeatureEncoder, unit: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scaled observation (F,) and its standard error.
+
+    Windows vary at least as much as one circuit does from seed to seed: a single window shows no spread at all,
+    and a few of them show too little of it by chance.
+    """
     x = encoder.scaled(observation.window_values, observation.window_states)
     defined = observation.window_states == DEFINED
     n = np.maximum(defined.sum(0), 1)
     mean = np.where(defined, x, 0.0).sum(0) / n
     variance = np.where(defined, (x - mean) ** 2, 0.0).sum(0) / np.maximum(n - 1, 1)
-    return mean, np.sqrt(variance / n)
+    return mean, np.sqrt(np.maximum(variance, unit**2) / n)
 
 
 def _bound(x: np.ndarray, defined: np.ndarray, unit: np.ndarray, observed: np.ndarray, criterion: Criterion) -> float:
     """Bound on the largest |z| over features that the same circuit exceeds with probability `level`.
 
-    Gaussian with Bonferroni's correction, or where there are enough pairs of seeds the quantile they show
-    themselves: features have heavy tails and are correlated.
+    Student's t with Bonferroni's correction, as the unit was estimated too; or where there are enough pairs of
+    seeds the quantile they show themselves: features have heavy tails and are correlated.
     """
-    gaussian = float(ndtri(1.0 - criterion.level / (2 * max(int(observed.sum()), 1))))
     pairs = (defined[:, 1:] & defined[:, :1])[..., observed]
+    found = float(np.median(pairs.sum((0, 1)))) if observed.any() else 0.0
+    tail = criterion.level / (2 * max(int(observed.sum()), 1))
+    student = float(stdtrit(max(_EFFICIENCY * found, _LEAST_DF), 1.0 - tail))
     apart = np.abs(x[:, 1:] - x[:, :1])[..., observed] / (unit[observed] * np.sqrt(2.0))
     complete = pairs.mean(-1) > 0.9
     if complete.sum() < _MIN_PAIRS:
-        return gaussian
-    return max(gaussian, float(np.quantile(np.where(pairs, apart, 0.0).max(-1)[complete], 1.0 - criterion.level)))
+        return student
+    return max(student, float(np.quantile(np.where(pairs, apart, 0.0).max(-1)[complete], 1.0 - criterion.level)))
 
 
 def _agrees(

@@ -1,11 +1,13 @@
 """A fast stand-in for an engine, and a small circuit; importable by the workers and subprocesses of tests."""
 
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from sbi_circuits.campaign import Campaign, run_campaign
 from sbi_circuits.circuit import Circuit, Population, Record
@@ -18,7 +20,7 @@ from sbi_circuits.seeds import generator
 
 PRIOR = Prior((Parameter("g", "1", 0.1, 8, scale="log"), Parameter("rate", "Hz", 1, 20)))
 EQUATIONS = "dv/dt = (g*rate*mV*20 - v*rate) : volt"
-PAUSE_S = 0.002
+PAUSE_S = 0.004
 
 
 class FakeEngine(Engine):
@@ -27,7 +29,9 @@ class FakeEngine(Engine):
     name = "fake"
     pause_s = 0.0
 
-    def run(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Simulation:
+    def run(
+        self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int
+    ) -> Simulation:
         time.sleep(self.pause_s)
         if index % 13 == 5:
             raise CircuitError(f"no such network\nat simulation {index}")
@@ -66,20 +70,36 @@ def campaign(n: int = 40, **changes: Any) -> Campaign:
     return Campaign(**(settings | changes))
 
 
-def main(path: str, n: str, unit: str, workers: str) -> None:
-    """Run a campaign slowly in a subprocess, announcing when simulations begin."""
+def run(path: str, n: str, unit: str, workers: str) -> None:
+    """Run a campaign slowly, saying "running" once the first unit is in place."""
     ENGINES["fake"] = ("fakes", "SlowEngine")
-    announced = False
+    said: list[str] = []
 
     def announce(rows: object) -> None:
-        nonlocal announced
-        if not announced:
-            announced = True
+        if not said:
             print("running", flush=True)
+        said.append("running")
 
-    plan = campaign(int(n), unit=int(unit))
-    run_campaign(plan, Path(path), workers=int(workers), on_unit=announce)
+    run_campaign(campaign(int(n), unit=int(unit)), Path(path), workers=int(workers), on_unit=announce)
+
+
+def serve() -> None:
+    """For each line of arguments on stdin: fork a process that runs a campaign, print its id, await its end.
+
+    Importing takes seconds; forking from a process that has imported lets a test kill twenty of them.
+    """
+    pa.array([0.0])  # the first array imports a lot
+    print("ready", flush=True)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            plan = campaign(int(line.split()[1]), unit=int(line.split()[2]))
+            ENGINES["fake"] = ("fakes", "SlowEngine")
+            run_campaign(plan, Path(line.split()[0]), progress=False)
+            os._exit(0)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(*sys.argv[1:]) if len(sys.argv) > 1 else serve()

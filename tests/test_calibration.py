@@ -25,7 +25,7 @@ class Gaussian:
 
 
 def gaussian_posterior(width: float = 1.0, shift: float = 0.0) -> Callable[..., Gaussian]:
-    """Posterior of theta ~ N(0, 1) given x = theta + N(0, NOISE^2), distorted by a width and a shift in sd."""
+    """Posterior of theta ~ N(0, 1) given x = theta + N(0, NOISE^2), with a wrong width and a shift in sd."""
     sd = np.sqrt(NOISE**2 / (1 + NOISE**2))
     return lambda x: Gaussian(x[0] / (1 + NOISE**2) + shift * sd, width * sd)
 
@@ -50,7 +50,7 @@ def test_exact_posterior_passes(simulations: Simulations) -> None:
 
 @pytest.mark.parametrize(("width", "shift"), [(0.7, 0.0), (1.4, 0.0), (1.0, 0.5), (1.0, -0.5), (1.0, 1.0)])
 def test_negative_control_distorted_posterior(simulations: Simulations, width: float, shift: float) -> None:
-    """Ranks see every fault; coverage sees a wrong width, and a shift of one sd (smaller ones it hardly notices)."""
+    """Ranks see every fault; coverage sees a wrong width and a shift of one sd, smaller shifts hardly."""
     ranks = rank_statistics(gaussian_posterior(width, shift), *simulations, draws=DRAWS, seed=1)
     assert (sbc_uniformity(ranks, DRAWS) < 0.01).all()
     if width != 1.0 or shift == 1.0:

@@ -1,10 +1,10 @@
 """Laws of every flow, and posteriors against exact answers.
 
-The toy: features x = A z + noise with z the prior's unbounded coordinates, so that the posterior is Gaussian in z.
+The toy: two parameters and features with Gaussian noise, whose exact posterior is a quadrature on a grid.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,22 +26,27 @@ from sbi_circuits.seeds import generator
 KINDS = list(product(FAMILIES, TRANSFORMS))
 PRIOR = Prior((Parameter("g", "nS", -1.0, 3.0), Parameter("tau", "ms", 1.0, 100.0, scale="log")))
 NAMES = ("isi.mean", "isi.cv", "bursts.rate")
-MIXING = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
 NOISE = np.array([0.5, 0.5, 0.7])
 SMALL = TrainingConfig(members=1, epochs=2, hidden=16)
+MEDIUM = TrainingConfig(members=1, epochs=20, hidden=48, batch=128, rate=3e-3)
 
 
-# --- flows -----------------------------------------------------------------------------------------------------
+# --- flows ----------------------------------------------------------------------------------------
 
 
 def random_flow(family: str, transform: str, parameters: int) -> ConditionalFlow:
     """A flow far from the identity, in double precision."""
-    spec = FlowSpec(parameters, 3, family, transform, hidden=16, layers=2, bins=6, blocks=1, dropout=0.1)
+    spec = FlowSpec(
+        parameters, 3, (2, -1), family, transform, hidden=16, layers=2, bins=6, blocks=1, dropout=0.1
+    )
     flow = build_flow(spec, seed=1)
     random = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for weight in flow.parameters():
-            weight.add_(0.25 * torch.randn(weight.shape, generator=random))
+            weight.add_(0.12 * torch.randn(weight.shape, generator=random))
+        x = torch.randn(300, 3, generator=random)
+        z = x[:, :1] + 0.5 * x[:, 1:2] + torch.randn(300, parameters, generator=random)
+        flow.start.fit(z[:200], x[:200], z[200:], x[200:])
     return flow.double().eval()
 
 
@@ -55,7 +60,7 @@ def density_on_grid(flow: ConditionalFlow, context: torch.Tensor, points: np.nda
 @pytest.mark.parametrize("parameters", [1, 2])
 @pytest.mark.parametrize(("family", "transform"), KINDS)
 def test_density_integrates_to_one_and_draws_follow_it(family: str, transform: str, parameters: int) -> None:
-    """Quadrature within 1 %; marginal distribution functions of 4,000 draws within 0.03 (Kolmogorov: p = 0.0015)."""
+    """Quadrature within 1 %; marginal distributions of 4,000 draws within 0.03 (Kolmogorov: p = 0.0015)."""
     flow = random_flow(family, transform, parameters)
     context = torch.tensor([[0.3, -1.0, 0.5]], dtype=torch.float64)
     points, step = np.linspace(-10, 10, 401 if parameters == 2 else 4001, retstep=True)
@@ -80,52 +85,60 @@ def test_inverse_undoes_the_flow(family: str, transform: str) -> None:
     with torch.no_grad():
         z = flow.inverse(noise, context)
         c = flow.embedding(context[None]).expand(len(z), -1)
-        back, _ = flow.splines(flow.standardise(z, c)[0], c)
-    assert not np.allclose(z, noise, atol=0.1)
-    assert np.abs(back - noise).max() < 1e-6
+        back, _ = flow.splines(flow.standardise(flow.start(z, context[None])[0], c)[0], c)
+    assert not torch.allclose(z, noise, atol=0.1)
+    assert float((back - noise).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize(("family", "transform"), KINDS)
 def test_a_new_flow_is_the_prior_and_leaves_the_random_state_alone(family: str, transform: str) -> None:
     before = torch.random.get_rng_state()
-    spec = FlowSpec(4, 3, family, transform, hidden=8, layers=2, bins=5, blocks=1, dropout=0.0)
+    spec = FlowSpec(4, 3, (2, -1), family, transform, hidden=8, layers=2, bins=5, blocks=1, dropout=0.0)
     flow = build_flow(spec, seed=3)
     assert torch.equal(before, torch.random.get_rng_state())
     z, x = torch.linspace(-4, 4, 20).reshape(5, 4), torch.linspace(-1, 1, 15).reshape(5, 3)
-    assert np.allclose(flow.log_prob(z, x).detach(), torch.distributions.Normal(0, 1).log_prob(z).sum(1), atol=1e-5)
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+    assert torch.allclose(flow.log_prob(z, x), prior, atol=1e-5)
 
 
-# --- a toy with an exact posterior -----------------------------------------------------------------------------
+# --- a toy with an exact posterior ----------------------------------------------------------------
+
+AXIS = np.linspace(-4.5, 4.5, 91)
+GRID = np.stack(np.meshgrid(AXIS, AXIS, indexing="ij"), axis=-1).reshape(-1, 2)
+CELL = (AXIS[1] - AXIS[0]) ** 2
 
 
-@dataclass(frozen=True)
-class Exact:
-    """The Gaussian posterior in z given the features marked as observed."""
-
-    mean: np.ndarray
-    covariance: np.ndarray
-
-    @classmethod
-    def given(cls, x: np.ndarray, observed: np.ndarray) -> "Exact":
-        a, precision = MIXING[observed], np.diag(NOISE[observed] ** -2)
-        covariance = np.linalg.inv(np.eye(2) + a.T @ precision @ a)
-        return cls(covariance @ a.T @ precision @ x[observed], covariance)
-
-    def divergence(self, posterior: Posterior, x: Any) -> float:
-        """KL(exact || posterior) in nats, over 500 draws of the exact one."""
-        z = generator(0, "exact").multivariate_normal(self.mean, self.covariance, size=500)
-        error = z - self.mean
-        log_p = -0.5 * np.einsum("ni,ij,nj->n", error, np.linalg.inv(self.covariance), error)
-        log_p -= 0.5 * np.log(np.linalg.det(2 * np.pi * self.covariance))
-        log_q = posterior(x).log_prob(PRIOR.constrain(z)) + PRIOR.log_abs_det(z)
-        return float((log_p - log_q).mean())
+def means(z: np.ndarray) -> np.ndarray:
+    """Features (n, 3) without noise: the first alone leaves the sign of z_0 open."""
+    return np.stack([z[:, 0] ** 2, z[:, 0] + z[:, 1], z[:, 1]], axis=1)
 
 
 def simulate(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     theta = PRIOR.sample(n, seed)
-    z = PRIOR.unconstrain(theta)
-    x = z @ MIXING.T + NOISE * generator(seed, "noise").standard_normal((n, 3))
+    x = means(PRIOR.unconstrain(theta)) + NOISE * generator(seed, "noise").standard_normal((n, 3))
     return theta, x, np.zeros((n, 3), dtype=np.uint8)
+
+
+def exact_density(x: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Posterior density in z on GRID, by quadrature, given the features marked as observed."""
+    error = ((means(GRID) - x) / NOISE)[:, observed]
+    log_p = -0.5 * (error**2).sum(1) - 0.5 * (GRID**2).sum(1)
+    density = np.exp(log_p - log_p.max())
+    return density / (density.sum() * CELL)
+
+
+def divergence(posterior: Posterior, x: np.ndarray, observed: np.ndarray) -> float:
+    """KL(exact || posterior) in nats, by quadrature."""
+    given = {name: value for name, value, seen in zip(NAMES, x, observed, strict=True) if seen}
+    p = exact_density(x, observed)
+    log_q = posterior(given).log_prob(PRIOR.constrain(GRID)) + PRIOR.log_abs_det(GRID)
+    held = p > 1e-12
+    return float((p[held] * (np.log(p[held]) - log_q[held])).sum() * CELL)
+
+
+def mean_divergence(posterior: Posterior, seed: int, hidden: tuple[str, ...] = ()) -> float:
+    observed = np.array([name not in hidden for name in NAMES])
+    return float(np.mean([divergence(posterior, x, observed) for x in simulate(20, seed)[1]]))
 
 
 def toy(n: int = 100, seed: int = 0) -> TrainingData:
@@ -134,7 +147,7 @@ def toy(n: int = 100, seed: int = 0) -> TrainingData:
 
 @pytest.fixture(scope="module")
 def trained() -> Posterior:
-    return train(toy(2000), TrainingConfig(members=2, epochs=30, hidden=32), progress=False, seed=0)
+    return train(toy(2000), replace(MEDIUM, members=2), progress=False, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -144,43 +157,36 @@ def tiny() -> Posterior:
 
 @pytest.mark.parametrize(("family", "transform"), KINDS)
 def test_exact_posterior_is_recovered_by_every_flow(family: str, transform: str) -> None:
-    """Mean divergence from the exact posterior below 0.1 nats; the prior's is about 1.2."""
-    config = TrainingConfig(
-        family=family, transform=transform, members=1, epochs=20, hidden=32, layers=1, drop=0.0, rate=3e-3
-    )
-    posterior = train(toy(1500), config, progress=False, seed=0)
-    _, x, _ = simulate(10, seed=77)
-    everything = np.ones(3, dtype=bool)
-    assert np.mean([Exact.given(row, everything).divergence(posterior, row) for row in x]) < 0.1
+    """Mean divergence from the exact posterior below 0.25 nats, half of what a Gaussian regression leaves."""
+    posterior = train(toy(1500), replace(MEDIUM, family=family, transform=transform), progress=False)
+    assert mean_divergence(posterior, seed=77) < 0.25
 
 
-def test_ensemble_recovers_moments(trained: Posterior) -> None:
-    """Means within 0.2 and standard deviations within 20 % of an exact sd, over ten observations on average."""
-    _, x, _ = simulate(10, seed=78)
-    shifts, ratios = [], []
-    for row in x:
-        exact = Exact.given(row, np.ones(3, dtype=bool))
-        z, sd = trained(row).sample_z(1000, seed=1), np.sqrt(np.diag(exact.covariance))
-        shifts.append(np.abs(z.mean(0) - exact.mean) / sd)
-        ratios.append(z.std(0) / sd)
-    assert np.mean(shifts) < 0.2
-    assert np.abs(np.mean(ratios, axis=0) - 1).max() < 0.2
+def test_a_gaussian_regression_alone_is_not_enough_for_the_toy() -> None:
+    posterior = train(toy(1500), replace(MEDIUM, epochs=1, rate=1e-9), progress=False)
+    assert mean_divergence(posterior, seed=77) > 0.4
 
 
-@pytest.mark.parametrize("hidden", [("isi.mean",), ("bursts.rate",), ("isi.mean", "isi.cv"), NAMES])
-def test_unobserved_features_leave_the_posterior_given_the_others(trained: Posterior, hidden: tuple[str, ...]) -> None:
-    """Mean divergence from the exact posterior given the observed features only: below 0.15 nats."""
-    _, x, _ = simulate(10, seed=79)
-    observed = np.array([name not in hidden for name in NAMES])
-    given = [{n: v for n, v in zip(NAMES, row, strict=True) if n not in hidden} for row in x]
-    assert np.mean([Exact.given(r, observed).divergence(trained, g) for r, g in zip(x, given, strict=True)]) < 0.15
+def test_ensemble_recovers_the_exact_posterior(trained: Posterior) -> None:
+    assert mean_divergence(trained, seed=78) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("hidden", "limit"),
+    [(("isi.mean",), 0.2), (("bursts.rate",), 0.25), (("isi.cv", "bursts.rate"), 0.5), (NAMES, 0.05)],
+)
+def test_unobserved_features_leave_the_posterior_given_the_others(
+    trained: Posterior, hidden: tuple[str, ...], limit: float
+) -> None:
+    """A Gaussian regression leaves 0.95 (without bursts.rate) and 1.05 nats (isi.mean alone: two modes)."""
+    assert mean_divergence(trained, 79, hidden) < limit
 
 
 def test_uninformative_features_give_the_prior_back() -> None:
     theta = PRIOR.sample(600, seed=0)
     noise = generator(1, "noise").standard_normal((600, 3))
     data = TrainingData(theta, noise, np.zeros((600, 3)), PRIOR, NAMES)
-    posterior = train(data, TrainingConfig(members=2, epochs=20, hidden=32), progress=False)
+    posterior = train(data, replace(MEDIUM, members=2), progress=False)
     other = PRIOR.sample(500, seed=5)
     lost = PRIOR.log_prob(other) - posterior(noise[0]).log_prob(other)
     assert abs(lost.mean()) < 0.05
@@ -193,13 +199,13 @@ def test_undefined_is_information() -> None:
     states[PRIOR.unconstrain(theta)[:, 0] > 0, 2] = UNDEFINED
     x[states == UNDEFINED] = np.nan
     data = TrainingData(theta, x, states, PRIOR, NAMES)
-    posterior = train(data, TrainingConfig(members=1, epochs=25, hidden=32), progress=False)
+    posterior = train(data, MEDIUM, progress=False)
     without = posterior({"bursts.rate": None}).sample_z(500, seed=0)[:, 0]
     with_it = posterior({"bursts.rate": 0.0}).sample_z(500, seed=0)[:, 0]
-    assert (without > 0).mean() > 0.9 and (with_it < 0).mean() > 0.9
+    assert (without > 0).mean() > 0.85 and (with_it < 0).mean() > 0.85
 
 
-# --- the distribution object -----------------------------------------------------------------------------------
+# --- the distribution object ----------------------------------------------------------------------
 
 
 def test_density_in_declared_units_integrates_to_one(trained: Posterior) -> None:
@@ -247,7 +253,7 @@ def test_rows_of_observations_agree_with_one_by_one(trained: Posterior) -> None:
     assert np.allclose(rows, [trained((x[i], states[i])).log_prob(theta[i]) for i in range(4)])
 
 
-# --- training --------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def test_training_depends_on_the_seed_only(tiny: Posterior) -> None:
@@ -259,9 +265,12 @@ def test_training_depends_on_the_seed_only(tiny: Posterior) -> None:
 
 
 def test_log_says_what_was_gained(trained: Posterior) -> None:
-    """The exact gain is the mutual information of z and x, 1.23 nats."""
+    """Validation rows gain what the posterior and quadrature say, within 0.15 nats and the standard error."""
     figures = trained.provenance["validation"]
-    assert figures["validation_gain"] == pytest.approx(1.23, abs=0.1 + 3 * figures["validation_gain_error"])
+    posteriors = [exact_density(x, np.ones(3, dtype=bool)) for x in simulate(300, seed=82)[1]]
+    prior = np.exp(PRIOR.z_log_prob(GRID))
+    exact = np.mean([(p * np.log(np.maximum(p, 1e-300) / prior)).sum() * CELL for p in posteriors])
+    assert figures["validation_gain"] == pytest.approx(exact, abs=0.15 + 3 * figures["validation_gain_error"])
     assert trained.log[-1].startswith(f"gain over the prior: {figures['validation_gain']:.3f}")
 
 
@@ -277,10 +286,17 @@ def test_only_ok_rows_of_a_table_train() -> None:
     theta, x, states = simulate(200, seed=0)
     outcome = np.where(np.arange(200) < 120, "ok", "silent")
     x[120:] = np.nan
-    features = SimpleNamespace(names=NAMES, units=("ms", "1", "Hz"), digest="f", to_dict=lambda: {"families": []})
+    features = SimpleNamespace(
+        names=NAMES, units=("ms", "1", "Hz"), digest="f", to_dict=lambda: {"families": []}
+    )
     rows = SimpleNamespace(theta=theta, values=x, states=states, outcome=outcome)
     table = SimpleNamespace(
-        prior=PRIOR, feature_set=features, circuit_name="toy", circuit_digest="c", digest="t", read=lambda: rows
+        prior=PRIOR,
+        feature_set=features,
+        circuit_name="toy",
+        circuit_digest="c",
+        digest="t",
+        read=lambda: rows,
     )
     posterior = train(table, SMALL, progress=False)
     assert posterior.provenance["rows"] == {"training": 108, "validation": 12}
@@ -304,7 +320,7 @@ def test_weights_follow_validation_when_asked() -> None:
     assert posterior.weights.sum() == pytest.approx(1.0) and np.ptp(posterior.weights) > 0
 
 
-# --- encoding --------------------------------------------------------------------------------------------------
+# --- encoding -------------------------------------------------------------------------------------
 
 
 def test_scales_come_from_defined_entries_only() -> None:
@@ -320,7 +336,8 @@ def test_heavy_tails_go_through_the_logarithm_and_gaussians_do_not() -> None:
     encoder = FeatureEncoder.fit(values, np.zeros(values.shape, dtype=int), dropping=True)
     assert encoder.log.tolist() == [False, True]
     extreme = encoder.scaled(np.array([1e9, 1e9]), np.array([DEFINED, DEFINED]))
-    assert (np.diff(encoder.scaled(np.linspace(-9, 9, 99)[:, None].repeat(2, 1), np.zeros((99, 2))), axis=0) > 0).all()
+    rising = encoder.scaled(np.linspace(-9, 9, 99)[:, None].repeat(2, axis=1), np.zeros((99, 2)))
+    assert (np.diff(rising, axis=0) > 0).all()
     assert (extreme < 30).all()
 
 
@@ -332,15 +349,15 @@ def test_dropping_takes_whole_families_or_single_features() -> None:
     assert 0.1 < split.mean() < 0.25 and drops.mean(0) == pytest.approx(0.25, abs=0.03)
 
 
-# --- is the observation one of the simulations? ----------------------------------------------------------------
+# --- is the observation one of the simulations? ---------------------------------------------------
 
 
 def test_false_alarms_of_the_check_are_as_rare_as_stated() -> None:
-    """At level 0.9 at most a share 0.1 + 0.04 of new simulations is flagged, with and without unobserved features."""
-    theta, x, states = simulate(1500, seed=0)
+    """At level 0.9 a share of at most 0.1, plus 2 standard errors, of new simulations is flagged."""
+    theta, x, states = simulate(800, seed=0)
     states[PRIOR.unconstrain(theta)[:, 0] > 0.5, 2] = UNDEFINED
     posterior = train(TrainingData(theta, x, states, PRIOR, NAMES), SMALL, progress=False)
-    theta, x, states = simulate(300, seed=81)
+    theta, x, states = simulate(200, seed=81)
     states[PRIOR.unconstrain(theta)[:, 0] > 0.5, 2] = UNDEFINED
     for hidden in ([], [1]):
         states[:, hidden] = UNOBSERVED
@@ -351,12 +368,14 @@ def test_false_alarms_of_the_check_are_as_rare_as_stated() -> None:
 def test_a_value_out_of_range_is_named(trained: Posterior) -> None:
     check = trained.check({"isi.mean": 0.1, "bursts.rate": 40.0})
     assert not check.inside and [r.feature for r in check.reasons] == ["bursts.rate"]
-    assert check.summary().startswith("observation is outside the simulations: bursts.rate = 40 Hz, 99 % of the table")
+    assert check.summary().startswith(
+        "observation is outside the simulations: bursts.rate = 40 Hz, 99 % of the table"
+    )
 
 
 def test_an_impossible_combination_of_usual_values_is_found(trained: Posterior) -> None:
-    """isi.cv = 0.6 isi.mean + 0.8 bursts.rate + noise of 0.5: each value is usual, all three together are not."""
-    check = trained.check([2.0, -2.0, 2.0])
+    """Each value is usual, but isi.cv - bursts.rate = z_0 = 4.5 does not go with isi.mean = z_0^2 = 0."""
+    check = trained.check([0.0, 3.0, -1.5])
     assert not check.inside and not check.reasons and check.score > check.threshold
     assert "the combination of features" in check.summary()
 
@@ -371,7 +390,7 @@ def test_a_usual_observation_and_an_empty_one_are_inside(trained: Posterior) -> 
     assert trained.check({}).inside
 
 
-# --- files -----------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_a_reloaded_posterior_is_the_same(tiny: Posterior, tmp_path: Path) -> None:
@@ -394,7 +413,9 @@ def test_manifest_says_where_a_posterior_comes_from(tiny: Posterior, tmp_path: P
 
 @pytest.mark.parametrize("name", ["posterior.json", "posterior.safetensors"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed", "empty"])
-def test_damaged_files_are_refused_in_one_line(tiny: Posterior, tmp_path: Path, name: str, damage: str) -> None:
+def test_damaged_files_are_refused_in_one_line(
+    tiny: Posterior, tmp_path: Path, name: str, damage: str
+) -> None:
     path = tiny.save(tmp_path) / name
     content = path.read_bytes()
     path.unlink()
@@ -415,7 +436,7 @@ def test_a_manifest_without_a_part_is_refused(tiny: Posterior, tmp_path: Path) -
             load_posterior(tmp_path)
 
 
-# --- errors ----------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def test_too_few_rows() -> None:
@@ -446,11 +467,19 @@ def test_nothing_varies() -> None:
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        ({"isi.man": 1.0}, UnknownNameError, "unknown feature 'isi.man'; valid: bursts.rate, isi.cv, isi.mean"),
+        (
+            {"isi.man": 1.0},
+            UnknownNameError,
+            "unknown feature 'isi.man'; valid: bursts.rate, isi.cv, isi.mean",
+        ),
         ({"isi.mean": np.nan}, InferenceError, "feature isi.mean is nan; leave it out"),
         ([1.0, 2.0], InferenceError, r"shape \(2,\), expected \(3,\): isi.mean"),
         ((np.zeros(3), np.full(3, 7)), InferenceError, "feature states must be 0, 1 or 2"),
-        (SimpleNamespace(values=np.zeros(3), states=np.zeros(3), names=("a",)), InferenceError, "other features"),
+        (
+            SimpleNamespace(values=np.zeros(3), states=np.zeros(3), names=("a",)),
+            InferenceError,
+            "other features",
+        ),
     ],
 )
 def test_observations_that_do_not_fit(tiny: Posterior, x: Any, error: type[Exception], message: str) -> None:

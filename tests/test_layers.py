@@ -11,10 +11,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "sbi_circuits"
 ORDER = (
     "data", "errors", "digests", "units", "seeds", "prior", "circuit", "recording", "readers",
-    "engines", "simulation", "features", "table", "campaign", "inference",
-    "ensemble", "calibration", "subspace", "plots", "report", "demo", "cli",
+    "engines", "simulation", "features", "cultures", "observation_file", "table", "campaign", "inference",
+    "verification", "ensemble", "results", "calibration", "subspace", "plots", "report", "demo", "cli",
 )  # fmt: skip
-PARTS = {"circuit_checks": "circuit", "wiring_rules": "circuit"}  # modules that one layer is split into
+PARTS = {  # modules that one layer is split into
+    "circuit_checks": "circuit", "wiring_rules": "circuit", "table_rows": "table",
+    "cli_circuits": "cli", "cli_features": "cli", "cli_infer": "cli", "cli_simulate": "cli",
+}  # fmt: skip
 ZOO = ("simulators", "priors")
 COMPOSITION = ("__init__", "__main__")  # stand above every layer
 MAX_LINES = 400

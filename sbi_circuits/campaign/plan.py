@@ -44,7 +44,7 @@ class TableProposal:
     def __post_init__(self) -> None:
         theta = np.ascontiguousarray(self.theta, dtype=np.float64)
         if theta.ndim != 2 or not np.isfinite(theta).all():
-            raise TableError(f"the proposal {self.name!r} must be a finite matrix (n, P), got shape {theta.shape}")
+            raise TableError(f"the proposal {self.name!r}, {theta.shape}, is not a finite matrix (n, P)")
         object.__setattr__(self, "theta", theta)
 
     @cached_property
@@ -73,7 +73,8 @@ class TableProposal:
                 content = file.read()
         except (pa.ArrowException, OSError) as error:
             raise TableError(f"cannot read the proposal {path}: {error}") from error
-        return cls(np.column_stack([c.to_numpy() for c in content.columns]), content.schema.metadata[b"name"].decode())
+        theta = np.column_stack([c.to_numpy() for c in content.columns])
+        return cls(theta, content.schema.metadata[b"name"].decode())
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ class Campaign:
         for name, low, high in (("n", 1, 10**10 - 1), ("unit", 1, 10**10 - 1), ("seed", 0, _LARGEST_SEED)):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise TableError(f"{name} of a campaign must be at least {low} and at most {high}, got {value}")
+                raise TableError(f"{name} of a campaign must be from {low} to {high}, got {value}")
         name = DEFAULT_ENGINE if self.engine == "auto" else self.engine
         if name not in ENGINES:
             raise UnknownNameError("engine", name, ["auto", *ENGINES])
@@ -131,8 +132,8 @@ class Campaign:
         if self.proposal is None:
             return
         if len(self.proposal.theta) < self.n:
-            have = len(self.proposal.theta)
-            raise TableError(f"the proposal {self.proposal.name!r} has {have} configurations, {self.n} are needed")
+            have = f"the proposal {self.proposal.name!r} has {len(self.proposal.theta)} configurations"
+            raise TableError(f"{have}, {self.n} are needed")
         self.circuit.prior.validate(self.proposal.theta)
 
     def _check_channels(self) -> None:
@@ -140,7 +141,7 @@ class Campaign:
         features, kept = self.feature_set, self.protocol.record.spikes
         wanted = features.n_channels * features.cells_per_channel
         if features.view == "channels" and 0 <= kept < wanted:
-            raise TableError(f"the features need the spikes of {wanted} cells; record them (spikes={kept} now)")
+            raise TableError(f"the features need the spikes of {wanted} cells; the protocol records {kept}")
 
     @cached_property
     def manifest(self) -> Manifest:

@@ -26,7 +26,10 @@ from sbi_circuits.features import UNDEFINED, FeatureSet, FeatureValues
 from sbi_circuits.readers import read_recording, write_recording
 from sbi_circuits.recording import Outcome, Recording
 from sbi_circuits.seeds import stream_key
-from sbi_circuits.table import Manifest, Rows, Table
+from sbi_circuits.table import Rows, Table
+
+Tasks = Iterable[tuple[Any, ...]]
+Results = Generator[Rows, None, None]
 
 EXECUTORS = ("auto", "inprocess", "loky")
 _REASON_LENGTH = 300
@@ -82,8 +85,15 @@ def run_campaign(
     table = Table.create(path, campaign.manifest)
     if campaign.proposal is not None and not (table.path / PROPOSAL_FILE).exists():
         campaign.proposal.save(table.path / PROPOSAL_FILE)
-    job = _Job(campaign.circuit, campaign.protocol, campaign.feature_set, engine, campaign.seed,
-               campaign.manifest.proposal, _recordings(table) if campaign.keep_recordings else None)  # fmt: skip
+    job = _Job(
+        circuit=campaign.circuit,
+        protocol=campaign.protocol,
+        feature_set=campaign.feature_set,
+        engine=engine,
+        seed=campaign.seed,
+        proposal=campaign.manifest.proposal,
+        recordings=_recordings(table) if campaign.keep_recordings else None,
+    )
     missing = table.missing(campaign.n)
     tasks = ((job, a, campaign.theta(range(a, b))) for a, b in units(missing, campaign.unit))
     _fill(table, campaign.n, len(missing), run(simulate_unit, tasks), progress, on_unit)
@@ -112,10 +122,11 @@ def remeasure(
     run, old = _executor(executor, workers), Table.open(source)
     rows = old.read(("theta", "outcome", "reason", "wall_s", "proposal"))
     kept = old.path / "recordings"
-    lost = [i for i in rows.index[rows.outcome == "ok"] if not recording_file(kept, i).exists()]
+    files = [recording_file(kept, i) for i in rows.index[rows.outcome == "ok"]]
+    lost = [file.name for file in files if not file.exists()]
     if lost:
-        raise TableError(f"{len(lost)} recordings are not in {kept}, the first {recording_file(kept, lost[0]).name}; "
-                         "run the campaign with keep_recordings in a new folder")  # fmt: skip
+        how = "run the campaign with keep_recordings in a new folder"
+        raise TableError(f"{len(lost)} recordings are not in {kept}, the first {lost[0]}; {how}")
     table = Table.create(path, old.manifest.measured_with(feature_set))
     missing = np.setdiff1d(rows.index, table.done())
     ranges = ((a, np.searchsorted(rows.index, [a, b])) for a, b in units(missing, _REMEASURED))
@@ -162,7 +173,8 @@ def _remeasure_unit(feature_set: FeatureSet, kept: Path, rows: Rows) -> Rows:
             except Exception as error:
                 outcome = _failed(error)
         found.append((outcome, measured, float(rows.wall_s[k])))
-    return replace(_rows(int(rows.index[0]), int(rows.seed[0]), rows.theta, "", found), proposal=rows.proposal)
+    again = _rows(int(rows.index[0]), int(rows.seed[0]), rows.theta, "", found)
+    return replace(again, proposal=rows.proposal)
 
 
 def measuring_seed(seed: int, index: int) -> int:
@@ -203,14 +215,15 @@ def _rows(start: int, seed: int, theta: np.ndarray, proposal: str,
         outcome=np.array([o.status for o, _, _ in found], dtype=np.str_),
         reason=np.array([o.reason for o, _, _ in found], dtype=np.str_),
         wall_s=np.array([w for _, _, w in found]),
-        proposal=np.full(n, proposal, dtype=np.str_),
+        proposal=np.full(n, proposal),
     )
 
 
-def _fill(table: Table, total: int, missing: int, results: Generator[Rows, None, None], shown: bool,
+def _fill(table: Table, total: int, missing: int, results: Results, shown: bool,
           on_unit: Callable[[Rows], None] | None) -> None:  # fmt: skip
     """Write units as they come; the worker's result does not matter until its part is in place."""
-    with closing(results), Progress(total, total - missing, table.counts() if shown else {}, shown) as progress:
+    before = table.counts() if shown else {}
+    with closing(results), Progress(total, total - missing, before, shown) as progress:
         try:
             for rows in results:
                 table.append(int(rows.index[0]), int(rows.index[-1]) + 1, rows, table.manifest)
@@ -218,18 +231,21 @@ def _fill(table: Table, total: int, missing: int, results: Generator[Rows, None,
                 if on_unit is not None:
                     on_unit(rows)
         except KeyboardInterrupt:
-            progress.say(f"interrupted: {progress.done}/{total} simulations are in {table.path}; "
-                         "run the same campaign again to go on")  # fmt: skip
+            progress.say(f"interrupted: {_there(progress, table)}; run the same campaign again to go on")
             raise
         except BrokenProcessPool as error:
-            raise TableError(f"a worker was killed (out of memory?): {progress.done}/{total} simulations are in "
-                             f"{table.path}; run the same campaign again, with fewer workers") from error  # fmt: skip
+            there = f"{_there(progress, table)}; run the same campaign again, with fewer workers"
+            raise TableError(f"a worker was killed (out of memory?): {there}") from error
         except OSError as error:
             raise TableError(f"cannot write into {table.path}: {error.strerror or error}") from error
     progress.say(f"wrote {missing} simulations to {table.path} ({total} in all: {tally(progress.outcomes)})")
 
 
-def _executor(name: str, workers: int) -> Callable[[Callable[..., Rows], Iterable[tuple[Any, ...]]], Generator[Rows, None, None]]:
+def _there(progress: Progress, table: Table) -> str:
+    return f"{progress.done}/{progress.total} simulations are in {table.path}"
+
+
+def _executor(name: str, workers: int) -> Callable[[Callable[..., Rows], Tasks], Results]:
     """How to apply a function to tasks; results come in any order."""
     if name not in EXECUTORS:
         raise UnknownNameError("executor", name, EXECUTORS)
@@ -240,13 +256,13 @@ def _executor(name: str, workers: int) -> Callable[[Callable[..., Rows], Iterabl
     return lambda function, tasks: _loky(function, tasks, workers)
 
 
-def _inprocess(function: Callable[..., Rows], tasks: Iterable[tuple[Any, ...]]) -> Generator[Rows, None, None]:
+def _inprocess(function: Callable[..., Rows], tasks: Tasks) -> Results:
     yield from starmap(function, tasks)
 
 
-def _loky(function: Callable[..., Rows], tasks: Iterable[tuple[Any, ...]], workers: int) -> Generator[Rows, None, None]:
+def _loky(function: Callable[..., Rows], tasks: Tasks, workers: int) -> Results:
     calls = (joblib.delayed(_in_worker)(os.getpid(), function, *task) for task in tasks)
-    # One thread per worker: the workers are the parallelism, and sums do not depend on how many cores there are.
+    # One thread per worker: the workers are the parallelism, and no sum depends on how many cores there are.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1), warnings.catch_warnings():
         # joblib warns of results that an interruption leaves unused; they will be simulated again.
         warnings.filterwarnings("ignore", message=r"\d+ tasks (have been|which were)")
@@ -262,7 +278,7 @@ def _in_worker(parent: int, function: Callable[..., Rows], *task: Any) -> Rows:
 
 @cache
 def _follow(parent: int) -> None:
-    """Leave Ctrl-C, which reaches every process of a terminal, to the parent; end when the parent was killed."""
+    """Leave Ctrl-C, which reaches every process of a terminal, to the parent; end when it was killed."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()

@@ -338,6 +338,8 @@ def _isolated(target: str, key: int) -> Iterator[None]:
 def _silence() -> None:
     """Undo what importing Brian2 does to the process: its log files, its warnings and its exception hook."""
     BrianLogger.log_level_error()
+    # Brian2 logs all the code it generates; below errors nothing is worth even the formatting.
+    logging.getLogger("brian2").setLevel(logging.ERROR)
     logging.captureWarnings(False)
     if sys.excepthook is brian_excepthook:
         sys.excepthook = sys.__excepthook__

@@ -27,7 +27,7 @@ class TrainingConfig:
         epochs: most epochs; the learning rate decays to zero over them.
         patience: epochs without a better validation loss before a member stops.
         rate: highest learning rate of AdamW.
-        weight_decay: of AdamW; it pulls every flow towards the prior, where it starts. Negative: derived.
+        weight_decay: of AdamW; pulls a flow towards the Gaussian regression it starts as. Negative: derived.
         clip: largest gradient norm.
         ema: decay of the moving average of the weights, per step.
         drop: share of the rows of a batch that lose a random part of their features, so that the
@@ -40,7 +40,7 @@ class TrainingConfig:
         InferenceError, UnknownNameError: for a value that cannot be.
 
     Examples:
-        >>> TrainingConfig().resolve(rows=2000).members
+        >>> TrainingConfig().resolve(rows=2000, parameters=28).members
         5
     """
 
@@ -77,22 +77,26 @@ class TrainingConfig:
         _within("ema", self.ema, 0.0, 0.9999)
         _within("validation", self.validation, 0.01, 0.5)
 
-    def resolve(self, rows: int) -> "TrainingConfig":
-        """The configuration with every derived setting filled in for a table of `rows` usable rows."""
+    def resolve(self, rows: int, parameters: int) -> "TrainingConfig":
+        """The configuration with every derived setting filled in, for a table of `rows` usable rows.
+
+        How fast a flow overfits goes with the rows per parameter, how long a step may take with the rows.
+        """
+        density = rows / parameters
         derived: dict[str, Any] = {
-            "members": 5 if rows < 20_000 else 3,
+            "members": 5 if rows < 3_000 else 4 if rows < 20_000 else 3,
             "hidden": 64 if rows < 3_000 else 96 if rows < 20_000 else 192,
             "layers": 2 if rows < 20_000 else 4,
             "bins": 8,
             "batch": 64 if rows < 3_000 else 128 if rows < 20_000 else 256,
-            "epochs": max(20, min(150, 400_000 // rows)),
-            "patience": 20,
+            "epochs": round(max(10.0, min(max(40.0, 0.1 * density), 150.0, 4e6 / rows))),
+            "patience": 12,
         }
         filled: dict[str, Any] = {name: value for name, value in derived.items() if not getattr(self, name)}
         if self.dropout < 0:
-            filled["dropout"] = 0.2 if rows < 10_000 else 0.0
+            filled["dropout"] = _by_density(density, 0.2, 0.1, 0.0)
         if self.weight_decay < 0:
-            filled["weight_decay"] = 0.1 if rows < 10_000 else 0.01
+            filled["weight_decay"] = _by_density(density, 1.0, 0.1, 0.01)
         return replace(self, **filled)
 
 
@@ -102,12 +106,14 @@ class FlowSpec:
 
     Args:
         parameters: P, the width of z.
-        inputs: width of the encoded features.
+        inputs: C, width of the encoded features.
+        missing: (D,) for each of the first D inputs, the input that says it is unobserved; -1 for none.
         family, transform, hidden, layers, bins, blocks, dropout: as in `TrainingConfig`.
     """
 
     parameters: int
     inputs: int
+    missing: tuple[int, ...]
     family: str
     transform: str
     hidden: int
@@ -117,9 +123,9 @@ class FlowSpec:
     dropout: float
 
     @classmethod
-    def of(cls, config: TrainingConfig, parameters: int, inputs: int) -> "FlowSpec":
+    def of(cls, config: TrainingConfig, parameters: int, inputs: int, missing: tuple[int, ...]) -> "FlowSpec":
         names = ("family", "transform", "hidden", "layers", "bins", "blocks", "dropout")
-        return cls(parameters, inputs, **{name: getattr(config, name) for name in names})
+        return cls(parameters, inputs, missing, **{name: getattr(config, name) for name in names})
 
 
 def _one_of(kind: str, value: str, valid: tuple[str, ...]) -> None:
@@ -130,3 +136,8 @@ def _one_of(kind: str, value: str, valid: tuple[str, ...]) -> None:
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise InferenceError(f"training: {name} = {value:g} must lie within [{low:g}, {high:g}]")
+
+
+def _by_density(density: float, sparse: float, middling: float, dense: float) -> float:
+    """A setting by rows per parameter."""
+    return sparse if density < 400 else middling if density < 4000 else dense

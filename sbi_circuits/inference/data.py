@@ -92,6 +92,7 @@ class TrainingData:
             "feature_set": table.feature_set.to_dict(),
             "feature_set_digest": table.feature_set.digest,
             "outcomes": dict(zip(names.tolist(), counts.tolist(), strict=True)),
+            "protocol": dict(getattr(getattr(table, "manifest", None), "protocol", {})),
         }
         features = table.feature_set
         values, states = np.asarray(rows.values)[ok], np.asarray(rows.states)[ok]

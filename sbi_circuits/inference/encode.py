@@ -62,6 +62,12 @@ class FeatureEncoder:
         return len(self.columns)
 
     @property
+    def missing(self) -> tuple[int, ...]:
+        """(D,) for each input that is a value or "undefined", the input that says it is unobserved, or -1."""
+        n, place = len(self.log), {int(column): i for i, column in enumerate(self.columns)}
+        return tuple(place.get(2 * n + int(c) % n, -1) for c in self.columns if c < 2 * n)
+
+    @property
     def ignored(self) -> np.ndarray:
         """(F,) bool: features of which the network sees nothing, as they never varied."""
         n = len(self.log)

@@ -1,7 +1,7 @@
 """Conditional spline flows of two libraries behind one interface.
 
-A flow maps z in R^P, given the encoded features, to standard normal noise. Every flow begins as the identity:
-before the first step its density is the prior's, and weight decay pulls it back there.
+A flow maps z in R^P, given the encoded features, to standard normal noise. Every flow begins as a Gaussian
+regression (see `gaussian`), and weight decay pulls it back there; before that is fitted it is the prior.
 
 Source: Durkan et al. 2019, "Neural spline flows", arXiv:1906.04032.
 """
@@ -14,7 +14,9 @@ from nflows import transforms as nft
 from nflows.nn.nets import ResidualNet
 from torch import Tensor, nn
 
+from sbi_circuits.errors import InferenceError
 from sbi_circuits.inference.config import FlowSpec
+from sbi_circuits.inference.gaussian import GaussianStart
 
 BOUND = 6.0  # the splines act on [-6, 6] and are the identity beyond; the prior's z is within 5 for 1e6 rows
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -67,6 +69,7 @@ class ConditionalFlow(nn.Module):
     def __init__(self, spec: FlowSpec, splines: "ZukoSplines | NflowsSplines"):
         super().__init__()
         self.spec = spec
+        self.start = GaussianStart(spec.parameters, len(spec.missing), spec.missing)
         self.embedding = nn.Sequential(
             nn.Linear(spec.inputs, spec.hidden),
             *(Block(spec.hidden, spec.dropout) for _ in range(spec.blocks)),
@@ -76,16 +79,19 @@ class ConditionalFlow(nn.Module):
         self.splines = splines
 
     def log_prob(self, z: Tensor, inputs: Tensor) -> Tensor:
-        """Log density of z (B, P) given encoded features (B, C): shape (B,)."""
-        c = self.embedding(inputs)
-        u, log_scale = self.standardise(z, c)
+        """Log density of z (B, P) given encoded features (B, C), or (1, C) for all: shape (B,)."""
+        c = self.embedding(inputs).expand(len(z), -1)
+        u, log_start = self.start(z, inputs)
+        u, log_scale = self.standardise(u, c)
         noise, log_det = self.splines(u, c)
-        return -0.5 * noise.square().sum(-1) - self.spec.parameters * _LOG_SQRT_2PI + log_scale + log_det
+        log_normal = -0.5 * noise.square().sum(-1) - self.spec.parameters * _LOG_SQRT_2PI
+        return log_normal + log_start + log_scale + log_det
 
     def inverse(self, noise: Tensor, inputs: Tensor) -> Tensor:
         """z (n, P) whose noise (n, P) this is, for one row of encoded features (C,)."""
         c = self.embedding(inputs[None]).expand(len(noise), -1)
-        return self.standardise.inverse(self.splines.inverse(noise, c), c)
+        u = self.standardise.inverse(self.splines.inverse(noise, c), c)
+        return self.start.inverse(u, inputs[None])
 
 
 class ZukoSplines(nn.Module):
@@ -133,7 +139,7 @@ def _zuko_layer(spec: FlowSpec, index: int) -> nn.Module:
         hidden_features=(spec.hidden, spec.hidden),
         activation=nn.SiLU,
     )
-    _zeroed([m for m in layer.modules() if isinstance(m, nn.Linear)][-1])
+    _zeroed(layer.hyper[-1])
     return layer
 
 
@@ -195,6 +201,20 @@ def _identity(final: nn.Linear, bins: int) -> None:
         final.bias.view(-1, 3 * bins - 1)[:, 2 * bins :] = math.log(math.expm1(1.0 - _MIN_DERIVATIVE))
 
 
+def torch_device(name: str) -> torch.device:
+    """The device of a name: "auto" (CUDA where there is one), "cpu" or "cuda".
+
+    Raises:
+        InferenceError: if CUDA is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InferenceError("no CUDA device is available; use device 'cpu' or 'auto'")
+    return (
+        torch.device("cuda", 0) if name == "cuda" or (name == "auto" and available) else torch.device("cpu")
+    )
+
+
 _SPLINES: dict[str, type[ZukoSplines] | type[NflowsSplines]] = {"zuko": ZukoSplines, "nflows": NflowsSplines}
 
 
@@ -202,9 +222,10 @@ def build_flow(spec: FlowSpec, seed: int) -> ConditionalFlow:
     """A new flow, initialised from `seed`; the global random state is left as it was.
 
     Examples:
-        >>> spec = FlowSpec(2, 3, "zuko", "coupling", hidden=8, layers=2, bins=4, blocks=1, dropout=0.0)
+        >>> shape = {"hidden": 8, "layers": 2, "bins": 4, "blocks": 1, "dropout": 0.0}
+        >>> spec = FlowSpec(2, 3, (-1, -1, -1), "zuko", "coupling", **shape)
         >>> flow = build_flow(spec, seed=0)
-        >>> round(float(flow.log_prob(torch.zeros(1, 2), torch.ones(1, 3))), 4)  # the prior's: -log(2 pi)
+        >>> round(flow.log_prob(torch.zeros(1, 2), torch.ones(1, 3)).item(), 4)  # -log(2 pi), as the prior
         -1.8379
     """
     with torch.random.fork_rng(devices=[]):

@@ -14,7 +14,7 @@ from safetensors.torch import load
 from sbi_circuits.errors import InferenceError, SbiCircuitsError
 from sbi_circuits.inference.config import FlowSpec
 from sbi_circuits.inference.encode import FeatureEncoder
-from sbi_circuits.inference.flows import build_flow
+from sbi_circuits.inference.flows import build_flow, torch_device
 from sbi_circuits.inference.posterior import Posterior
 from sbi_circuits.inference.save import MANIFEST, SCHEMA, WEIGHTS
 from sbi_circuits.inference.support import Support
@@ -26,7 +26,7 @@ def load_posterior(folder: str | Path, device: str = "cpu") -> Posterior:
 
     Args:
         folder: where it was saved.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", or "auto".
 
     Raises:
         InferenceError: missing or damaged files, or another schema version.
@@ -36,7 +36,7 @@ def load_posterior(folder: str | Path, device: str = "cpu") -> Posterior:
     if hashlib.sha256(content).hexdigest() != manifest.get("weights_sha256"):
         raise InferenceError(f"{folder / WEIGHTS} is damaged: its checksum is not the one in {MANIFEST}")
     try:
-        return _rebuild(manifest, load(content)).to(device)
+        return _rebuild(manifest, load(content)).to(torch_device(device))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, SbiCircuitsError) as error:
         raise InferenceError(f"cannot read the posterior in {folder}: {_first_line(error)}") from error
 
@@ -44,7 +44,7 @@ def load_posterior(folder: str | Path, device: str = "cpu") -> Posterior:
 def _rebuild(manifest: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Posterior:
     flows = []
     for i, content in enumerate(manifest["flows"]):
-        flow = build_flow(FlowSpec(**content), seed=0)
+        flow = build_flow(FlowSpec(**content | {"missing": tuple(content["missing"])}), seed=0)
         flow.load_state_dict(_part(tensors, f"flow.{i}."))
         flows.append(flow)
     return Posterior(

@@ -15,7 +15,7 @@ from sbi_circuits.inference.encode import EncodedFeatures, random_drops
 from sbi_circuits.inference.flows import ConditionalFlow
 
 _WARM_UP = 0.05  # share of the steps in which the learning rate rises
-_CHUNK = 4096
+_CHUNK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def fit_flow(
 ) -> MemberFit:
     """Train a flow in place and leave the weights with the lowest validation loss in it.
 
-    Epoch 0 is the untrained flow, the prior: what cannot be learned is not.
+    Epoch 0 is the untrained flow, a Gaussian regression or the prior: what cannot be learned is not.
 
     Args:
         config: resolved, see `TrainingConfig.resolve`.

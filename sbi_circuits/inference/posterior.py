@@ -21,6 +21,7 @@ from sbi_circuits.prior import Prior
 from sbi_circuits.seeds import generator, stream_key
 
 _CHUNK = 10_000
+_ROWS_CHUNK = 1000  # every row has matrices of its own
 _REDRAWS = 5
 _DTYPE = torch.float64  # inverting a narrow spline loses too many digits in single precision
 
@@ -117,14 +118,14 @@ class Posterior:
         """Log density of theta (n, P) given n rows of features, or one for all."""
         z = self.prior.unconstrain(np.where(self.prior.contains(theta)[:, None], theta, self._middle))
         inputs = features.inputs()
-        parts = [slice(k, k + _CHUNK) for k in range(0, len(z), _CHUNK)]
+        size = _CHUNK if len(inputs) == 1 else _ROWS_CHUNK
+        parts = [slice(k, k + size) for k in range(0, len(z), size)]
         log_q = [self._mixture(z[part], inputs if len(inputs) == 1 else inputs[part]) for part in parts]
         density = np.concatenate([*log_q, np.zeros(0)]) - self.prior.log_abs_det(z)
         return np.where(self.prior.contains(theta), density, -np.inf)
 
     def _mixture(self, z: np.ndarray, inputs: Tensor) -> np.ndarray:
         points = torch.as_tensor(z, dtype=_DTYPE, device=self.device)
-        inputs = inputs.expand(len(points), -1)
         members = torch.stack([flow.log_prob(points, inputs) for flow in self.flows]).cpu().numpy()
         with np.errstate(divide="ignore"):
             return np.logaddexp.reduce(members + np.log(self.weights)[:, None], axis=0)

@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sbi_circuits.errors import InferenceError
 from sbi_circuits.inference.config import FlowSpec, TrainingConfig
 from sbi_circuits.inference.data import TrainingData
 from sbi_circuits.inference.encode import FeatureEncoder, feature_groups
-from sbi_circuits.inference.flows import ConditionalFlow, build_flow
+from sbi_circuits.inference.flows import ConditionalFlow, build_flow, torch_device
+from sbi_circuits.inference.gaussian import GaussianStart
 from sbi_circuits.inference.optimise import Epoch, MemberFit, Rows, fit_flow, log_densities
 from sbi_circuits.inference.posterior import Posterior
 from sbi_circuits.inference.support import Support
@@ -55,18 +55,18 @@ def train(
         (10, 1)
     """
     data = table if isinstance(table, TrainingData) else TrainingData.from_table(table)
-    config = (config or TrainingConfig()).resolve(data.rows)
-    device = _device(config.device)
+    config = (config or TrainingConfig()).resolve(data.rows, len(data.prior))
+    device = torch_device(config.device)
     training, validation = _split(data.rows, config.validation, seed)
     encoder = FeatureEncoder.fit(data.values[training], data.states[training], dropping=config.drop > 0)
     rows = _Split(_rows(data, encoder, training, device), _rows(data, encoder, validation, device))
-    spec = FlowSpec.of(config, len(data.prior), encoder.inputs)
+    spec = FlowSpec.of(config, len(data.prior), encoder.inputs, encoder.missing)
     fits = _fit_members(spec, rows, config, progress, seed)
     flows = tuple(flow for flow, _ in fits)
     weights = _weights([fit for _, fit in fits], len(validation), config.weighting)
     figures = _figures(flows, weights, rows)
     counts = {"training": len(training), "validation": len(validation)}
-    own = {"config": vars(config), "seed": seed, "rows": counts, "validation": figures}
+    own = {"config": vars(config), "seed": int(seed), "rows": counts, "validation": figures}
     return Posterior(
         prior=data.prior, feature_names=data.feature_names, feature_units=data.feature_units, encoder=encoder,
         flows=flows, weights=weights, support=Support.fit(data.values, data.states, encoder, seed),
@@ -79,14 +79,6 @@ def train(
 class _Split:
     training: Rows
     validation: Rows
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InferenceError("training: no CUDA device is available; use device 'cpu' or 'auto'")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name, 0) if name == "cuda" else torch.device(name)
 
 
 def _split(rows: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,14 +99,24 @@ def _fit_members(
     spec: FlowSpec, rows: _Split, config: TrainingConfig, progress: bool, seed: int
 ) -> list[tuple[ConditionalFlow, MemberFit]]:
     """Every member of the ensemble, one after another."""
+    start = _start(spec, rows)
     fits = []
     with _progress(config.members, config.epochs, progress) as reporter:
         for member in range(config.members):
             flow = build_flow(spec, stream_key(seed, "weights", member) % 2**63).to(rows.training.z.device)
+            flow.start.load_state_dict(start.state_dict())
             key = stream_key(seed, "training", member) % 2**63
             fit = fit_flow(flow, rows.training, rows.validation, config, key, reporter(member))
             fits.append((flow, fit))
     return fits
+
+
+def _start(spec: FlowSpec, rows: _Split) -> GaussianStart:
+    """The Gaussian regression that all members begin with."""
+    start = GaussianStart(spec.parameters, len(spec.missing), spec.missing).to(rows.training.z.device)
+    training, validation = rows.training, rows.validation
+    start.fit(training.z, training.features.inputs(), validation.z, validation.features.inputs())
+    return start
 
 
 @contextmanager

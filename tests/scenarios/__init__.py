@@ -1,1 +1,1 @@
-"""Scenarios every engine passes: equal rasters on deterministic circuits, equal distributions on random ones."""
+"""Scenarios every engine passes: equal rasters where nothing is random, equal distributions elsewhere."""

@@ -1,4 +1,4 @@
-"""Deterministic micro-circuits: no noise, a few neurons, one construct each; every engine agrees on every spike."""
+"""Deterministic micro-circuits: no noise, a few neurons, one construct each; engines agree on every spike."""
 
 from sbi_circuits.circuit import (
     AllToAll,
@@ -23,7 +23,7 @@ DRIVE = Parameter("drive", "pA", 0, 1000)
 
 def _lif(name: str, size: str = "1", **extra: object) -> Population:
     settings: dict[str, object] = {
-        "equations": LIF, "threshold": "v > v_th", "reset": "v = 0*mV", "refractory": "3*ms", "method": "euler",
+        "equations": LIF, "threshold": "v > v_th", "reset": "v = 0*mV", "refractory": "3*ms",
     }  # fmt: skip
     return Population(name=name, size=size, **{**settings, **extra})  # type: ignore[arg-type]
 
@@ -49,8 +49,9 @@ def two_lif() -> Circuit:
     )
 
 
-ADEX = """
-dv/dt = (-g_L*(v - v_rest) + spike_current - w + I_inj + g_e*(E_ge - v) + g_i*(E_gi - v))/C : volt (unless refractory)
+ADEX = """\
+dv/dt = (g_L*(v_rest - v) + spike_current - w + I_inj + synaptic)/C : volt (unless refractory)
+synaptic = g_e*(E_ge - v) + g_i*(E_gi - v) : amp
 spike_current = g_L*delta_T*exp(clip((v - v_thresh)/(delta_T + 1e-9*mV), -20, 20)) : amp
 dw/dt = (a*(v - v_rest) - w)/tau_w : amp
 dg_e/dt = -g_e/tau_ge : siemens
@@ -94,7 +95,7 @@ def adex_quartet() -> Circuit:
 
 
 def zero_delay_chain() -> Circuit:
-    """Five neurons in a chain without delays: a kick arrives in the step of the spike, before that step's resets."""
+    """Five neurons in a ring without delays: a kick arrives in the step of the spike, before its resets."""
     chain = Explicit(tuple((k, k + 1) for k in range(4)) + ((4, 0),))
     return Circuit(
         name="zero_delay_chain",
@@ -112,13 +113,12 @@ def zero_delay_chain() -> Circuit:
 
 def kicks_while_refractory() -> Circuit:
     """A delta input while the target is refractory must be ignored; one that arrives later must not."""
+    pair = Explicit(((0, 1), (1, 0)))
     return Circuit(
         name="kicks_while_refractory",
         prior=Prior((DRIVE, Parameter("delay", "ms", 0, 20))),
         populations=(_lif("cell", "2", refractory="10*ms"),),
-        projections=(
-            Projection("kick", "cell", "cell", Explicit(((0, 1), (1, 0))), "12*mV", "v_post += weight", "delay"),
-        ),
+        projections=(Projection("kick", "cell", "cell", pair, "12*mV", "v_post += weight", "delay"),),
         inputs=(_drive("cell"),),
         constants=LIF_CONSTANTS,  # type: ignore[arg-type]
         defaults={"drive": 260.0, "delay": 4.0},  # type: ignore[arg-type]
@@ -155,10 +155,11 @@ def adaptive_rk4() -> Circuit:
 
 def without_threshold() -> Circuit:
     """A population that never spikes, beside one that does."""
+    passive = {"threshold": "", "reset": "", "refractory": "", "equations": LIF.partition(" (unless")[0]}
     return Circuit(
         name="without_threshold",
         prior=Prior((DRIVE,)),
-        populations=(_lif("passive", "2", threshold="", reset="", refractory="", equations=LIF[:-20]), _lif("active")),
+        populations=(_lif("passive", "2", **passive), _lif("active")),
         projections=(Projection("kick", "active", "passive", AllToAll(), "5*mV", "v_post += weight"),),
         inputs=(_drive("passive"), _drive("active")),
         constants=LIF_CONSTANTS,  # type: ignore[arg-type]
@@ -223,3 +224,23 @@ def noisy(n_exc: int = 80) -> Circuit:
         constants={k: v for k, v in LIF_CONSTANTS.items() if k != "R"},  # type: ignore[arg-type]
         defaults={"p": 0.2, "rate": 1300.0},  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def smooth_rise(method: str) -> Circuit:
+    """Cells whose drive rises evenly with their number: how many cross the threshold measures v at the end.
+
+    The drive that just reaches the threshold at the end of a smooth rise converges with the order of the
+    integrator, free of the time grid of the spikes.
+    """
+    slow = "" if method == "exact" else " - u"
+    equations = [f"dv/dt = (R*(low + width*(i + 0.5)/1000) - v{slow})/tau : volt"]
+    if slow:
+        equations.append("du/dt = (0.5*v - u)/tau : volt")
+    return Circuit(
+        name=f"smooth_rise_{method}",
+        prior=Prior((Parameter("low", "pA", 0, 1e4), Parameter("width", "pA", 0, 1e4))),
+        populations=(
+            _lif("cell", "1000", method=method, refractory="1*second", equations="\n".join(equations)),
+        ),
+        constants=LIF_CONSTANTS,  # type: ignore[arg-type]
+    )

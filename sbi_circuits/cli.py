@@ -1,0 +1,215 @@
+"""The command line: signatures only. The work of a command is loaded when it is called."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sbi_circuits.errors import SbiCircuitsError
+
+
+class Commands(TyperGroup):
+    """Turns the errors a user can mend into one line and exit status 2; Ctrl-C gives 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SbiCircuitsError as error:
+            _stop(f"error: {' '.join(str(error).split())}", 2)
+        except BrokenPipeError:
+            raise  # the reader of a pipe has left: no error of ours
+        except OSError as error:
+            place = f": {error.filename}" if error.filename else ""
+            _stop(f"error: {error.strerror or error}{place}", 2)
+        except KeyboardInterrupt:
+            _stop("interrupted", 130)
+
+
+def _stop(line: str, status: int) -> None:
+    print(line, file=sys.stderr)
+    raise typer.Exit(status)
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+    help="Simulation-based inference for mechanistic models of neural circuits.",
+)  # fmt: skip
+
+Circuit = Annotated[str, typer.Argument(help="Name of a circuit; see `sbi-circuits list`.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write into.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
+Workers = Annotated[int, typer.Option("--workers", help="Processes to simulate in; -1 for one per core.")]
+EngineName = Annotated[str, typer.Option("--engine", help="auto, kernel[numba] or brian2.")]
+Group = Annotated[
+    str | None, typer.Option("--group", help="Only the units of this well, population or electrode.")
+]
+View = Annotated[str, typer.Option("--view", help="cells, or channels: what electrodes can measure.")]
+FlowFamily = Annotated[str, typer.Option("--family", help="Library of the flows: zuko or nflows.")]
+Sets = Annotated[
+    str, typer.Option(help="Feature families, comma-separated, or a JSON file that holds a feature set.")
+]
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        from importlib.metadata import version
+
+        typer.echo(f"sbi-circuits {version('sbi-circuits')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Simulation-based inference for mechanistic models of neural circuits."""
+
+
+@app.command("list")
+def list_() -> None:
+    """List the circuits there are."""
+    from sbi_circuits import cli_circuits
+
+    cli_circuits.list_all()
+
+
+@app.command()
+def describe(circuit: Circuit) -> None:
+    """Describe a circuit: populations, projections, inputs, parameters."""
+    from sbi_circuits import cli_circuits
+
+    cli_circuits.describe(circuit)
+
+
+@app.command()
+def features(
+    recording: Annotated[Path, typer.Argument(help=".npz, .nwb, or a format that neo reads.")],
+    group: Group = None,
+    set_: Annotated[str, typer.Option("--set", help="Feature families, comma-separated, or a JSON file.")] =
+    "isi,bursts,spectrum",
+    view: View = "cells",
+    window: Annotated[float | None, typer.Option(help="Seconds of a window; all of it if not given.")] =
+    None,
+    all_groups: Annotated[bool, typer.Option("--all-groups", help="One row per group.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write an observation file.")] = None,
+    csv_out: Annotated[Path | None, typer.Option("--csv", help="Write the features as a table.")] = None,
+) -> None:  # fmt: skip
+    """Measure the features of a recording."""
+    from sbi_circuits import cli_features
+
+    cli_features.features(recording, group, set_, view, window, all_groups, json_out, csv_out)
+
+
+@app.command()
+def simulate(
+    circuit: Circuit,
+    out: Out,
+    n: Annotated[int, typer.Option("--n", help="How many simulations the table is to hold.")] = 100,
+    duration: Annotated[float, typer.Option(help="Of each simulation, seconds.")] = 10.0,
+    seed: Seed = 0,
+    warmup: Annotated[float, typer.Option(help="Simulated first and not recorded, seconds.")] = 0.0,
+    workers: Workers = 1,
+    engine: EngineName = "auto",
+    features: Sets = "isi,bursts,spectrum",
+    view: View = "cells",
+    prior: Annotated[
+        Path | None, typer.Option(help="TOML file with another prior over the parameters.")
+    ] = None,
+    keep_recordings: Annotated[bool, typer.Option("--keep-recordings", help="Keep every recording.")] = False,
+    spikes: Annotated[int, typer.Option(help="Cells whose spikes are recorded; -1 for all.")] = 100,
+    default: Annotated[
+        bool, typer.Option("--default", help="Run the circuit's default configuration once.")
+    ] = False,
+) -> None:
+    """Fill a table with simulations drawn from the prior; run it again to go on after an interruption."""
+    from sbi_circuits import cli_simulate
+
+    if default:
+        cli_simulate.simulate_default(circuit, out, duration, warmup, seed, engine, spikes)
+    else:
+        cli_simulate.simulate(circuit, out, n, duration, seed, warmup, workers, engine, features, view, prior,
+                              keep_recordings, spikes)  # fmt: skip
+
+
+@app.command()
+def train(
+    tables: Annotated[list[Path], typer.Argument(help="Folders of campaigns, or exported .parquet files.")],
+    out: Out,
+    family: FlowFamily = "zuko",
+    seed: Seed = 0,
+) -> None:
+    """Train a posterior on one table, or on several put together."""
+    from sbi_circuits import cli_infer
+
+    cli_infer.train_posterior(tables, out, family, seed)
+
+
+@app.command()
+def infer(
+    recording: Annotated[Path | None, typer.Option(help="The recording to explain.")] = None,
+    group: Group = None,
+    features: Annotated[
+        Path | None, typer.Option(help="An observation file, in place of a recording.")
+    ] = None,
+    posterior: Annotated[Path | None, typer.Option(help="Folder of a trained posterior.")] = None,
+    table: Annotated[list[Path] | None, typer.Option(help="Tables to train one on; may be repeated.")] = None,
+    n: Annotated[int, typer.Option("--n", help="How many verified configurations are wanted.")] = 100,
+    out: Out = Path("inference"),
+    max_draws: Annotated[
+        int | None, typer.Option(help="Draws after which to stop short of n; 4 n by default.")
+    ] = None,
+    family: FlowFamily = "zuko",
+    seed: Seed = 0,
+    workers: Workers = 1,
+    engine: EngineName = "auto",
+) -> None:
+    """Infer an ensemble of configurations that reproduce a recording, each verified by simulating it again.
+
+    Without a recording it explains the demonstration's; without posterior or table it trains on the
+    demonstration's table.
+    """
+    from sbi_circuits import cli_infer
+
+    wanted = cli_infer.Wanted(n, max_draws, seed, workers, engine)
+    cli_infer.infer(recording, group, features, posterior, tuple(table or ()), family, wanted, out)
+
+
+@app.command()
+def verify(
+    ensemble: Annotated[Path, typer.Argument(help="An ensemble.nc that `infer` wrote.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the new simulations.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the result as another NetCDF file.")
+    ] = None,
+    all_draws: Annotated[
+        bool, typer.Option("--all-draws", help="Simulate rejected configurations too.")
+    ] = False,
+    workers: Workers = 1,
+    engine: EngineName = "auto",
+) -> None:
+    """Simulate the members of an ensemble once more, with new seeds, and say how many agree again."""
+    from sbi_circuits import cli_infer
+
+    cli_infer.verify_again(ensemble, seed, out, all_draws, workers, engine)
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo_output"),
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes to simulate in; -1 for one per core.")
+    ] = -1,
+) -> None:
+    """Infer the circuit behind a recording of a rat cortical culture, end to end."""
+    from sbi_circuits.demo import demo as run_demo
+
+    run_demo(out, workers)
+
+
+def main() -> None:
+    """Entry point of `sbi-circuits`."""
+    app()

@@ -1,0 +1,159 @@
+"""`train`, `infer` and `verify`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sbi_circuits.cli_features import note_groups
+from sbi_circuits.digests import digest
+from sbi_circuits.ensemble import Ensemble, build_ensemble, observe, verify
+from sbi_circuits.errors import InferenceError
+from sbi_circuits.features import WindowedFeatures
+from sbi_circuits.inference import Posterior, TrainingConfig, load_posterior, train
+from sbi_circuits.observation_file import read_observation
+from sbi_circuits.plots import save, training_curve
+from sbi_circuits.readers import read_recording
+from sbi_circuits.recording import Recording
+from sbi_circuits.report import write_report
+from sbi_circuits.results import load_ensemble, save_ensemble
+from sbi_circuits.table import BaseTable, Table, concat
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How many verified configurations, and how to get them; see `build_ensemble`."""
+
+    n: int
+    max_draws: int | None
+    seed: int
+    workers: int
+    engine: str
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is to be explained: its features, the recording where there is one, and a line about it."""
+
+    features: WindowedFeatures
+    recording: Recording | None
+    text: str
+
+
+def open_table(path: Path) -> BaseTable:
+    """The table in a folder, or in an exported file."""
+    return Table.open(path) if path.is_dir() else Table.load_file(path)
+
+
+def train_posterior(tables: Sequence[Path], out: Path, family: str, seed: int) -> None:
+    """Train on one or several tables and write the posterior, its log and the curve of its loss."""
+    _save_posterior(_train(tables, family, seed), out)
+
+
+def _train(tables: Sequence[Path], family: str, seed: int) -> Posterior:
+    config = TrainingConfig(family=family)
+    found = [open_table(path) for path in tables]
+    return train(found[0] if len(found) == 1 else concat(found), config, seed=seed)
+
+
+def _save_posterior(posterior: Posterior, out: Path) -> None:
+    posterior.save(out)
+    save(training_curve(posterior), out / "training.png")
+    for line in posterior.log[-2:]:
+        if not line.startswith("member"):
+            print(line)
+    print(f"wrote the posterior to {out} (posterior.safetensors, posterior.json, training.log, training.png)")
+
+
+def infer(
+    recording: Path | None, group: str | None, features: Path | None, posterior: Path | None,
+    tables: tuple[Path, ...], family: str, wanted: Wanted, out: Path,
+) -> None:  # fmt: skip
+    """From an observation to a verified ensemble; everything is written into `out`."""
+    _one_of("--recording or --features", recording, features)
+    _one_of("--posterior or --table", posterior, tables or None)
+    for path in (recording, features, posterior, *tables):
+        # Training takes minutes: what is missing is said before.
+        if path is not None and not path.exists():
+            raise InferenceError(f"there is no {path}")
+    source = _posterior(posterior, tables, family, wanted.seed, out)
+    seen = _observation(source, recording, group, features)
+    print(f"observation: {seen.text}\n{source.check(seen.features).summary()}")
+    ensemble = build_ensemble(
+        source, seen.features, wanted.n, max_draws=wanted.max_draws, seed=wanted.seed, workers=wanted.workers,
+        engine=wanted.engine, folder=_folder(out, source, seen, wanted),
+    )  # fmt: skip
+    notes = {"observation": seen.text}
+    written = write_report(
+        ensemble, out, posterior=source, recording=seen.recording, engine=wanted.engine, notes=notes
+    )
+    print("\n".join([ensemble.summary(), *(f"wrote {line}" for line in written.lines())]))
+
+
+def _one_of(names: str, *given: object) -> None:
+    if sum(value is not None for value in given) > 1:
+        raise InferenceError(f"give {names}, not both")
+
+
+def _posterior(folder: Path | None, tables: tuple[Path, ...], family: str, seed: int, out: Path) -> Posterior:
+    if folder is not None:
+        return load_posterior(folder)
+    if tables:
+        posterior = _train(tables, family, seed)
+    else:
+        from sbi_circuits.demo import demo_table  # only where the demonstration is asked for
+
+        print("no posterior or table given: training on the table of the demonstration")
+        posterior = train(demo_table(), TrainingConfig(family=family), seed=seed)
+    _save_posterior(posterior, out / "posterior")
+    return posterior
+
+
+def _observation(
+    posterior: Posterior, recording: Path | None, group: str | None, features: Path | None
+) -> Seen:
+    duration = float(posterior.provenance["protocol"]["duration"])
+    if recording is not None:
+        read = read_recording(recording, group=group)
+        if group is None:
+            note_groups(read, recording)
+        if read.duration < duration:
+            print(f"note: the recording is {read.duration:g} s long, the simulations {duration:g} s")
+        return Seen(observe(posterior, read), read, f"{recording.name} {group or ''}".strip())
+    if features is None:
+        from sbi_circuits.demo import demo_observation
+
+        return Seen(demo_observation(), None, "the rat cortical culture of the demonstration")
+    observed = read_observation(features)
+    if observed.feature_set.digest != posterior.provenance["feature_set_digest"]:
+        raise InferenceError(f"{features.name} has other features than the posterior; give the recording, or "
+                             "measure it with the feature set of the table")  # fmt: skip
+    if abs(observed.window_s - duration) > 1e-6 * duration:
+        raise InferenceError(f"{features.name} has windows of {observed.window_s:g} s, the simulations last "
+                             f"{duration:g} s; measure again with --window {duration:g}")  # fmt: skip
+    about = " ".join(filter(None, (observed.recording, observed.group))) or features.name
+    return Seen(observed.features, None, about)
+
+
+def _folder(out: Path, posterior: Posterior, seen: Seen, wanted: Wanted) -> Path:
+    """Where re-simulations are kept, so that the same inference goes on after an interruption."""
+    values = [seen.features.window_values.tolist(), seen.features.window_states.tolist()]
+    key = digest(
+        [dict(posterior.provenance), list(posterior.log), values, wanted.n, wanted.max_draws, wanted.seed]
+    )
+    return out / "resimulations" / key[:12]
+
+
+def verify_again(path: Path, seed: int, out: Path | None, all_draws: bool, workers: int, engine: str) -> None:
+    """Simulate an ensemble's members with new seeds and print how many agree again."""
+    ensemble = load_ensemble(path)
+    again = verify(ensemble, members_only=not all_draws, seed=seed, workers=workers, engine=engine)
+    print(_again(again, all_draws))
+    print(again.summary())
+    if out is not None:
+        print(f"wrote {save_ensemble(again, out)}")
+
+
+def _again(again: Ensemble, all_draws: bool) -> str:
+    n, m = int(again.verified.sum()), len(again.theta)
+    what = "drawn configurations" if all_draws else "members"
+    return f"{n} of {m} {what} agree with the observation again, with seed {again.seed} ({again.yield_:.0%})"

@@ -1,0 +1,107 @@
+"""The Gaussian answer every flow starts from: z and the features jointly normal, given what is observed.
+
+With few simulations a regression is hard to beat; a flow that begins as one has only the deviations to learn.
+Conditioning a joint normal is exact for every subset of observed features (Bishop 2006, PRML, eq. 2.81-2.82).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+_RIDGES = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+_LOG_2PI = math.log(2.0 * math.pi)
+
+
+class GaussianStart(nn.Module):
+    """u = L(x)^-1 (z - m(x)), with m and L L^T the mean and covariance of z given the observed features.
+
+    Before `fit` it is the identity. It has no trained weights.
+
+    Args:
+        parameters: P.
+        measured: D, how many of the first input columns are values or "undefined" indicators.
+        missing: (D,) for each of them, the input column that says it is unobserved; -1 where it never is.
+    """
+
+    centre: Tensor
+    features: Tensor
+    cross: Tensor
+    mean: Tensor
+    covariance: Tensor
+    missing: Tensor
+
+    def __init__(self, parameters: int, measured: int, missing: tuple[int, ...]):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(measured))
+        self.register_buffer("features", torch.eye(measured))
+        self.register_buffer("cross", torch.zeros(measured, parameters))
+        self.register_buffer("mean", torch.zeros(parameters))
+        self.register_buffer("covariance", torch.eye(parameters))
+        self.register_buffer("missing", torch.tensor(missing, dtype=torch.long))
+
+    def fit(self, z: Tensor, inputs: Tensor, z_held: Tensor, inputs_held: Tensor) -> float:
+        """Estimate the joint normal on rows z (n, P), inputs (n, C); the ridge that is best held out wins.
+
+        Returns:
+            The gain over the prior on the held-out rows, nats a row; 0 where the prior itself won.
+        """
+        prior = {name: value.clone() for name, value in self.named_buffers()}
+        best, kept = float(self._score(z_held, inputs_held)), prior
+        zero = best
+        for ridge in _RIDGES:
+            self._estimate(z, inputs, ridge)
+            score = float(self._score(z_held, inputs_held))
+            if score > best:  # never for NaN
+                best, kept = score, {name: value.clone() for name, value in self.named_buffers()}
+        self.load_state_dict(kept)
+        return best - zero
+
+    def _estimate(self, z: Tensor, inputs: Tensor, ridge: float) -> None:
+        n, d = len(z), len(self.centre)
+        seen = self._seen(inputs).double()
+        x, targets = inputs[:, :d].double(), z.double()
+        self.centre.copy_((x * seen).sum(0) / seen.sum(0).clamp(min=1.0))
+        self.mean.copy_(targets.mean(0))
+        x, targets = (x - self.centre) * seen, targets - self.mean
+        self.features.copy_(x.T @ x / n + ridge * torch.eye(d, device=z.device))
+        self.cross.copy_(x.T @ targets / n)
+        # The residuals of a regression on d columns are too small by about this factor.
+        inflation = n / max(n - d, 0.2 * n)
+        explained = self.cross.T.double() @ torch.linalg.solve(self.features.double(), self.cross.double())
+        self.covariance.copy_(explained + inflation * (targets.T @ targets / n - explained))
+
+    def _score(self, z: Tensor, inputs: Tensor) -> Tensor:
+        total = z.new_zeros(())
+        for part in torch.arange(len(z), device=z.device).split(1024):
+            u, log_det = self(z[part], inputs[part])
+            total = total + (-0.5 * (u.square() + _LOG_2PI).sum(-1) + log_det).sum()
+        return total / len(z)
+
+    def _seen(self, inputs: Tensor) -> Tensor:
+        """(B, D) one where a column is observed."""
+        flags = inputs[:, self.missing.clamp(min=0)]
+        return 1.0 - torch.where(self.missing >= 0, flags, torch.zeros_like(flags))
+
+    def condition(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, P) and Cholesky factor (B, P, P) of z given inputs (B, C)."""
+        seen = self._seen(inputs)
+        x = (inputs[:, : len(self.centre)] - self.centre) * seen
+        # An unobserved column becomes an independent one: the shape stays the same whatever is missing.
+        joint = self.features * seen[:, :, None] * seen[:, None, :] + torch.diag_embed(1.0 - seen)
+        both = torch.cat([self.cross * seen[:, :, None], x[:, :, None]], dim=-1)
+        solved = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(joint).L, both, upper=False)
+        gain, x = solved[..., :-1], solved[..., -1:]
+        covariance = self.covariance - gain.mT @ gain
+        return self.mean + (gain.mT @ x)[..., 0], torch.linalg.cholesky_ex(covariance).L
+
+    def forward(self, z: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """u (B, P) and the log determinant (B,); inputs may have one row for all."""
+        with torch.no_grad():
+            mean, factor = self.condition(inputs)
+            u = torch.linalg.solve_triangular(factor, (z - mean)[..., None], upper=False)[..., 0]
+            return u, -factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def inverse(self, u: Tensor, inputs: Tensor) -> Tensor:
+        mean, factor = self.condition(inputs)
+        return mean + (factor @ u[..., None])[..., 0]

@@ -1,0 +1,12 @@
+"""Figures, light and for print: each function returns a `matplotlib.figure.Figure` of its own."""
+
+from sbi_circuits.plots.comparison import feature_comparison
+from sbi_circuits.plots.configurations import marginals, pair
+from sbi_circuits.plots.rasters import raster
+from sbi_circuits.plots.style import save, unit_text
+from sbi_circuits.plots.training import coverage_plot, training_curve
+
+__all__ = [
+    "coverage_plot", "feature_comparison", "marginals", "pair", "raster", "save", "training_curve",
+    "unit_text",
+]  # fmt: skip

@@ -1,0 +1,276 @@
+"""Circuits are values: hashable, stable digests, and one clear line for everything that does not fit."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sbi_circuits import circuit as circuits
+from sbi_circuits.circuit import (
+    AllToAll,
+    Circuit,
+    CurrentSteps,
+    EarlyStop,
+    Explicit,
+    FixedIndegree,
+    FixedTotal,
+    Independent,
+    PoissonInput,
+    Population,
+    Projection,
+    Record,
+    get_circuit,
+    list_circuits,
+    register,
+)
+from sbi_circuits.engines import Protocol
+from sbi_circuits.engines.setup import prepare
+from sbi_circuits.errors import CircuitError, PriorError, SbiCircuitsError, UnknownNameError
+from sbi_circuits.prior import Parameter, Prior
+
+PRIOR = Prior((Parameter("tau", "ms", 1, 100), Parameter("p", "1", 0, 1)))
+EQUATIONS = "dv/dt = (I - v)/tau : volt (unless refractory)"
+
+
+def population(name: str = "cell", **changes: object) -> Population:
+    settings: dict[str, object] = {
+        "size": "10", "equations": EQUATIONS, "threshold": "v > 20*mV", "reset": "v = 0*mV",
+        "refractory": "2*ms",
+    }  # fmt: skip
+    return Population(name=name, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def projection(**changes: object) -> Projection:
+    settings: dict[str, object] = {
+        "name": "recurrent", "source": "cell", "target": "cell", "wiring": Independent("p"), "weight": "1*mV",
+        "on_spike": "v_post += weight",
+    }  # fmt: skip
+    return Projection(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def build(**changes: object) -> Circuit:
+    settings: dict[str, object] = {
+        "name": "toy",
+        "prior": PRIOR,
+        "populations": (population(),),
+        "projections": (projection(),),
+        "inputs": (CurrentSteps("cell", "I", "mV", ((0.0, "25*mV"),)),),
+        "constants": {"N": "10"},
+        "defaults": {"tau": 10, "p": 0.5},
+    }
+    return Circuit(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def in_population(**changes: object) -> Callable[[], Circuit]:
+    return lambda: build(populations=(population(**changes),))
+
+
+def in_projection(**changes: object) -> Callable[[], Circuit]:
+    return lambda: build(projections=(projection(**changes),))
+
+
+def with_input(entry: object) -> Callable[[], Circuit]:
+    return lambda: build(inputs=(CurrentSteps("cell", "I", "mV", ((0.0, "25*mV"),)), entry))
+
+
+def at(**values: float) -> Callable[[], object]:
+    """Sets up a configuration that cannot be."""
+    wide = Prior((Parameter("tau", "ms", -100, 100), Parameter("p", "1", -5, 5)))
+    circuit = build(
+        prior=wide,
+        populations=(population(size="10*p + 1"),),
+        projections=(projection(delay="tau"), projection(name="degree", wiring=FixedIndegree("5*p"))),
+        inputs=(*build().inputs, PoissonInput("cell", "v", "5", "1*Hz", "1*mV", fraction="2*p")),
+    )
+    theta = circuit.prior.validate({"tau": 1.0, "p": 0.5, **values})
+    return lambda: prepare(circuit, theta, Protocol(1.0), 0, 0)
+
+
+BAD: dict[str, Callable[[], object]] = {
+    "no population": lambda: build(populations=(), projections=(), inputs=()),
+    "same population": lambda: build(populations=(population(),) * 2),
+    "same projection": lambda: build(projections=(projection(),) * 2),
+    "dt": lambda: build(dt=0.0),
+    "name": lambda: build(name="my toy"),
+    "population name": lambda: population(name="a b"),
+    "method": in_population(method="heun"),
+    "threshold without reset": in_population(reset=""),
+    "equations": in_population(equations="dv/dt = ("),
+    "undefined name": in_population(equations="dv/dt = (I - v)/tau_m : volt"),
+    "units of an equation": in_population(equations="dv/dt = I - v : volt"),
+    "units of a threshold": in_population(threshold="v > 20*ms"),
+    "reset of no variable": in_population(reset="u = 0*mV"),
+    "reset": in_population(reset="v"),
+    "initial": in_population(initial={"v": "3*ms"}),
+    "initial of no variable": in_population(initial={"u": "3*ms"}),
+    "refractory": in_population(refractory="2*mV"),
+    "size": in_population(size="2*mV"),
+    "source": in_projection(source="exc"),
+    "target variable": in_projection(on_spike="g_post += weight"),
+    "on_spike": in_projection(on_spike="v += weight"),
+    "increment": in_projection(on_spike="v_post += weight*p"),
+    "weight": in_projection(weight="1*nS"),
+    "delay": in_projection(delay="1*mV"),
+    "wiring": in_projection(wiring=Independent("q")),
+    "labels": in_projection(wiring=FixedTotal("p", "same_label")),
+    "pairs": lambda: FixedTotal("p", "cluster"),
+    "negative pair": lambda: Explicit(((0, -1),)),
+    "silent source": in_population(threshold="", reset=""),
+    "input target": with_input(PoissonInput("exc", "v", "1", "1*Hz", "1*mV")),
+    "input variable": with_input(PoissonInput("cell", "g", "1", "1*Hz", "1*mV")),
+    "input rate": with_input(PoissonInput("cell", "v", "1", "1*mV", "1*mV")),
+    "input weight": with_input(PoissonInput("cell", "v", "1", "1*Hz", "1*nS")),
+    "step times": lambda: CurrentSteps("cell", "I", "mV", ((1, "1*mV"), (1, "2*mV"))),
+    "step units": with_input(CurrentSteps("cell", "J", "mV", ((0, "1*nS"),))),
+    "constant twice": lambda: build(constants={"tau": "1*ms"}),
+    "constant": lambda: build(constants={"N": "M + 1"}),
+    "early stop population": lambda: build(early_stop=EarlyStop("exc", "2*ms")),
+    "early stop window": lambda: build(early_stop=EarlyStop("cell", "2*ms", start=2.0)),
+    "record nothing": lambda: Record(counts=False),
+    "record too little": lambda: Record(spikes=-2),
+    "no duration": lambda: Protocol(0.0),
+    "protocol dt": lambda: Protocol(1.0, dt=-1e-4),
+    "unknown circuit": lambda: get_circuit("hodgkin"),
+    "unknown population": lambda: build().population("exc"),
+    "no default": lambda: build(defaults={"tau": 10}).default_theta(),
+    "fix of no parameter": lambda: build().fix(q=1.0),
+    "prior of another circuit": lambda: build().with_prior(Prior((Parameter("q", "1", 0, 1),))),
+    "size at theta": at(p=-1.0),
+    "probability at theta": at(p=1.5),
+    "delay at theta": at(tau=-1.0),
+    "fraction at theta": at(p=0.6),
+}
+
+
+def message(make: Callable[[], object]) -> str:
+    """The error's text, without what the parser of equations adds in the words of its version."""
+    with pytest.raises((CircuitError, UnknownNameError, PriorError)) as error:
+        make()
+    assert isinstance(error.value, SbiCircuitsError)
+    text = str(error.value)
+    assert "\n" not in text
+    return re.sub(r"(cannot read the equations): .+", r"\1", text)
+
+
+def test_bad_input_gets_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuits, "_REGISTERED", {})
+    found = "".join(f"{case}: {message(make)}\n" for case, make in BAD.items())
+    assert found == (Path(__file__).parent / "golden" / "circuit_errors.txt").read_text()
+
+
+def test_an_indegree_above_the_sources_cannot_be() -> None:
+    circuit = build(projections=(projection(wiring=FixedIndegree("10")),))
+    with pytest.raises(CircuitError, match="^projection recurrent: in-degree 10 from 10 neurons cannot be$"):
+        prepare(circuit, circuit.default_theta(), Protocol(1.0), 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("adex_clustered", "18efbb4104ecfd4441f3d6d3bfde09256bfcf813f3ffd762c7ee89a1386da5a1"),
+        ("brunel", "dbe0c29aa1318a734793f69d316b029c28eb1a69a5f530fd0f7fcb99b7168a42"),
+    ],
+)
+def test_digests_are_stable(name: str, digest: str) -> None:
+    """A digest that changes disowns every table made with it: change it only with the mechanism."""
+    assert get_circuit(name).digest == digest
+
+
+def test_a_digest_is_of_the_mechanism() -> None:
+    circuit = build()
+    other = Prior((Parameter("tau", "ms", 5, 50, "log", "x"), Parameter("p", "1", 0, 0.5)))
+    same = [
+        build(),
+        build(title="a title", source="a paper", defaults={}),
+        circuit.with_prior(other),
+        build(constants=(("N", "10"),)),
+    ]
+    assert {c.digest for c in same} == {circuit.digest}
+    changed = [
+        build(dt=2e-4),
+        build(constants={"N": "11"}),
+        build(populations=(population(refractory="3*ms"),)),
+        build(projections=(projection(wiring=FixedTotal("p")),)),
+        build(projections=()),
+        build(early_stop=EarlyStop("cell", "2*ms")),
+        build().fix(p=0.5),
+    ]
+    assert len({circuit.digest, *(c.digest for c in changed)}) == len(changed) + 1
+
+
+def test_circuits_are_hashable_values() -> None:
+    assert build() == build() and hash(build()) == hash(build())
+    assert len({build(), build(), build(dt=2e-4)}) == 2
+    with pytest.raises(AttributeError):
+        build().dt = 1e-3  # type: ignore[misc]
+
+
+def test_the_registry_lists_what_is_installed_and_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuits, "_REGISTERED", {})
+    assert {"adex_clustered", "brunel"} <= set(list_circuits())
+    assert register(build()) == get_circuit("toy")
+    assert "toy" in list_circuits()
+    assert get_circuit("brunel") is get_circuit("brunel")
+
+
+def test_the_prior_of_a_circuit_fits_it() -> None:
+    for name in ("adex_clustered", "brunel"):
+        circuit = get_circuit(name)
+        assert circuit.prior.contains(circuit.default_theta())
+        assert set(dict(circuit.defaults)) == set(circuit.prior.names)
+
+
+def test_fixed_parameters_become_constants() -> None:
+    circuit = get_circuit("adex_clustered")
+    fixed = circuit.fix(tau_w=500.0, E_gi=-80.0)
+    assert len(fixed.prior) == 26 and fixed.default_theta().shape == (26,)
+    expected = circuit.values(circuit.default_theta())
+    assert fixed.values(fixed.default_theta()) == pytest.approx(expected, rel=1e-12)
+
+
+def test_values_are_si() -> None:
+    circuit = get_circuit("adex_clustered")
+    values = circuit.values(circuit.default_theta())
+    assert values["C"] == pytest.approx(200e-12) and values["E_gi"] == pytest.approx(-0.08)
+    inhibitory = circuit.namespace(circuit.population("inh"), {**values, "C": 1.0})
+    assert inhibitory["C"] == pytest.approx(200e-12) and inhibitory["Q_i2i"] == values["Q_i2i"]
+
+
+def test_a_configuration_as_numbers() -> None:
+    circuit = build(
+        populations=(population(size="9.999999999999", initial={"v": "1*mV*i_0 + 1*mV*rand()"}),),
+        constants={"i_0": "2"},
+        inputs=(CurrentSteps("cell", "I", "mV", ((0.01, "25*mV"), (0.5, "0*mV"))),
+                PoissonInput("cell", "v", "5", "3*Hz", "1*mV", fraction="0.35")),
+        projections=(projection(wiring=AllToAll(), delay="0.26*ms"), projection(name="gone", when="p > 1")),
+    )  # fmt: skip
+    theta = circuit.default_theta()
+    setup = prepare(circuit, theta, Protocol(1.0, warmup=0.3, record=Record(spikes=4)), 1, 2)
+    (cells,), (synapses,), (poisson,), (steps,) = setup.cells, setup.synapses, setup.poisson, setup.currents
+    assert (setup.steps, setup.warmup_steps, cells.size, cells.refractory_steps) == (13000, 3000, 10, 20)
+    assert (synapses.delay_steps, len(synapses.rows.targets), synapses.variable) == (3, 90, "v")
+    assert (poisson.driven, poisson.sources, poisson.rate) == (3, 5, 3.0)
+    assert steps.starts.tolist() == [100, 5000] and steps.values.tolist() == pytest.approx([0.025, 0])
+    assert ((cells.initial["v"] >= 2e-3) & (cells.initial["v"] < 3e-3)).all()
+    assert len(setup.recorded) == 4 and setup.groups() == ("cell",) * 4
+    again = prepare(circuit, theta, Protocol(0.1), 1, 2)
+    assert np.array_equal(again.cells[0].initial["v"], cells.initial["v"])
+    other = prepare(circuit, theta, Protocol(0.1), 1, 3)
+    assert not np.array_equal(other.cells[0].initial["v"], cells.initial["v"])
+
+
+def test_the_two_wirings_of_the_flagship_exclude_each_other() -> None:
+    circuit = get_circuit("adex_clustered")
+    small = replace(circuit, constants={**dict(circuit.constants), "n_total": "100"})
+    names = [p.name for p in circuit.projections]
+
+    def present(**values: float) -> set[str]:
+        theta = circuit.prior.validate({**dict(circuit.defaults), **values})
+        return {names[s.number] for s in prepare(small, theta, Protocol(1.0), 0, 0).synapses}
+
+    others = {"e2i", "i2e", "i2i"}
+    assert present() == {"e2e_within", "e2e_between"} | others
+    assert present(n_clusters=1.99) == present(R_pe2e=1.0) == {"e2e"} | others

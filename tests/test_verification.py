@@ -1,0 +1,112 @@
+"""The criterion of agreement: the observed circuit passes about as often as stated, another one does not."""
+
+import numpy as np
+import pytest
+
+from sbi_circuits.errors import InferenceError
+from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED, FeatureValues, WindowedFeatures
+from sbi_circuits.features.states import summarise
+from sbi_circuits.inference.encode import FeatureEncoder
+from sbi_circuits.seeds import generator
+from sbi_circuits.verification import Criterion, Judgement, judge, seed_to_seed
+
+F, SD = 12, 0.3  # features, and their seed-to-seed standard deviation in scaled units
+RULE = Criterion()
+
+
+def encoder(width: int = F) -> FeatureEncoder:
+    """Scales that change nothing: scaled units are feature units."""
+    no, one = np.zeros(width, dtype=bool), np.ones(width)
+    return FeatureEncoder(no, one, np.zeros(width), one, np.arange(width), ~no, no)
+
+
+def observed(random: np.random.Generator, windows: int, states: np.ndarray | None = None) -> WindowedFeatures:
+    kinds = np.zeros(F, dtype=np.uint8) if states is None else states
+    values = SD * random.standard_normal((windows, F)) * (kinds == DEFINED)
+    return summarise([FeatureValues(row, kinds) for row in values])
+
+
+def verdict(seed: int, windows: int, members: int, shift: float = 0.0, tails: bool = False) -> Judgement:
+    """Members that are the observed circuit itself, or that circuit with its first feature shifted by so many sd."""
+    random = generator(seed, "verdict")
+    shape = (members, RULE.repeats, F)
+    noise = random.standard_t(4, shape) / np.sqrt(2) if tails else random.standard_normal(shape)
+    values = SD * noise
+    values[..., 0] += shift * SD
+    ok = np.ones(shape[:2], dtype=bool)
+    return judge(observed(random, windows), values, np.zeros(shape, dtype=np.uint8), ok, encoder(), RULE)
+
+
+@pytest.mark.parametrize("tails", [False, True])
+@pytest.mark.parametrize("members", [16, 100])
+@pytest.mark.parametrize("windows", [1, 3, 15])
+def test_the_observed_circuit_is_rejected_at_most_as_often_as_stated(
+    windows: int, members: int, tails: bool
+) -> None:
+    """Mean over 60 observations, of standard error below 0.02. Heavy tails (Student's t, 4 degrees of freedom)
+    cannot be seen in 16 pairs: the stated level is then exceeded, up to three times; with 100 pairs it is kept.
+    """
+    rejected = [1.0 - verdict(seed, windows, members, tails=tails).verified.mean() for seed in range(60)]
+    assert np.mean(rejected) < (3 * RULE.level if tails and members == 16 else RULE.level + 0.04)
+
+
+@pytest.mark.parametrize(("shift", "least"), [(6.0, 0.75), (10.0, 0.95)])
+def test_negative_control_another_circuit_is_rejected(shift: float, least: float) -> None:
+    """One of twelve features lies `shift` seed-to-seed sd away; the observation has 15 windows."""
+    rejected = [1.0 - verdict(seed, 15, 60, shift).verified.mean() for seed in range(20)]
+    assert np.mean(rejected) > least
+
+
+def test_only_the_shifted_feature_disagrees() -> None:
+    found = verdict(0, 15, 60, shift=10.0)
+    assert found.agrees[:, 0].mean() < 0.05 and found.agrees[:, 1:].mean() > 0.98
+
+
+def test_the_unit_is_the_seed_to_seed_sd() -> None:
+    assert np.allclose(verdict(0, 5, 2000).unit, SD, rtol=0.1)
+    few = seed_to_seed(np.zeros((3, 2, F)), np.ones((3, 2, F), dtype=bool), np.zeros(F))
+    assert (few == 1.0).all()  # too few pairs to know better than the scale of the table
+
+
+def test_one_outlying_configuration_does_not_change_the_unit() -> None:
+    random = generator(0, "outlier")
+    x = SD * random.standard_normal((50, 2, F))
+    x[0] = [[-50.0] * F, [50.0] * F]
+    assert (seed_to_seed(x, np.ones_like(x, dtype=bool), np.zeros(F)) < 2 * SD).all()
+
+
+@pytest.mark.parametrize(
+    ("seen", "simulated", "agrees"),
+    [
+        (DEFINED, DEFINED, True),
+        (DEFINED, UNDEFINED, False),
+        (UNDEFINED, DEFINED, False),
+        (UNDEFINED, UNDEFINED, True),
+        (UNOBSERVED, DEFINED, True),
+        (UNOBSERVED, UNDEFINED, True),
+        (DEFINED, UNOBSERVED, True),
+    ],
+)
+def test_states_must_agree(seen: int, simulated: int, agrees: bool) -> None:
+    kinds = np.zeros(F, dtype=np.uint8)
+    kinds[3] = seen
+    states = np.zeros((20, 2, F), dtype=np.uint8)
+    states[..., 3] = simulated
+    random = generator(1, "states")
+    values = SD * random.standard_normal(states.shape) * (states == DEFINED)
+    found = judge(observed(random, 10, kinds), values, states, np.ones((20, 2), dtype=bool), encoder(), RULE)
+    assert (found.agrees[:, 3] == agrees).all()
+
+
+def test_a_simulation_that_ended_early_is_not_verified() -> None:
+    values, states = np.zeros((20, 2, F)), np.zeros((20, 2, F), dtype=np.uint8)
+    ok = np.ones((20, 2), dtype=bool)
+    ok[0, 1] = False
+    found = judge(observed(generator(0, "x"), 5), values, states, ok, encoder(), RULE)
+    assert not found.verified[0] and found.verified[1:].all()
+
+
+@pytest.mark.parametrize(("repeats", "level"), [(1, 0.05), (2, 0.0), (2, 1.0)])
+def test_rules_that_cannot_be(repeats: int, level: float) -> None:
+    with pytest.raises(InferenceError, match="verification needs repeats >= 2 and 0 < level < 1"):
+        Criterion(repeats, level)
