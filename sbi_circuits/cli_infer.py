@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sbi_circuits.cli_features import note_groups
+from sbi_circuits.cultures import SOURCE, WINDOW, culture_features, typical_well
+from sbi_circuits.demo import DAY, demo_observation, demo_table
 from sbi_circuits.digests import digest
 from sbi_circuits.ensemble import Ensemble, build_ensemble, observe, verify
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import WindowedFeatures
 from sbi_circuits.inference import Posterior, TrainingConfig, load_posterior, train
-from sbi_circuits.observation_file import read_observation
+from sbi_circuits.observation_file import ObservedFeatures, read_observation
 from sbi_circuits.plots import save, training_curve
 from sbi_circuits.readers import read_recording
 from sbi_circuits.recording import Recording
@@ -100,8 +102,6 @@ def _posterior(folder: Path | None, tables: tuple[Path, ...], family: str, seed:
     if tables:
         posterior = _train(tables, family, seed)
     else:
-        from sbi_circuits.demo import demo_table  # only where the demonstration is asked for
-
         print("no posterior or table given: training on the table of the demonstration")
         posterior = train(demo_table(), TrainingConfig(family=family), seed=seed)
     _save_posterior(posterior, out / "posterior")
@@ -119,19 +119,20 @@ def _observation(
         if read.duration < duration:
             print(f"note: the recording is {read.duration:g} s long, the simulations {duration:g} s")
         return Seen(observe(posterior, read), read, f"{recording.name} {group or ''}".strip())
-    if features is None:
-        from sbi_circuits.demo import demo_observation
-
-        return Seen(demo_observation(), None, "the rat cortical culture of the demonstration")
-    observed = read_observation(features)
+    observed = _demonstration() if features is None else read_observation(features)
+    about = " ".join(filter(None, (observed.recording, observed.group))) or "an observation file"
     if observed.feature_set.digest != posterior.provenance["feature_set_digest"]:
-        raise InferenceError(f"{features.name} has other features than the posterior; give the recording, or "
+        raise InferenceError(f"{about} has other features than the posterior; give the recording, or "
                              "measure it with the feature set of the table")  # fmt: skip
     if abs(observed.window_s - duration) > 1e-6 * duration:
-        raise InferenceError(f"{features.name} has windows of {observed.window_s:g} s, the simulations last "
+        raise InferenceError(f"{about} has windows of {observed.window_s:g} s, the simulations last "
                              f"{duration:g} s; measure again with --window {duration:g}")  # fmt: skip
-    about = " ".join(filter(None, (observed.recording, observed.group))) or features.name
     return Seen(observed.features, None, about)
+
+
+def _demonstration() -> ObservedFeatures:
+    name = f"{SOURCE}, day {DAY}, well"
+    return ObservedFeatures(culture_features(), demo_observation(), WINDOW, SOURCE, name, typical_well(DAY))
 
 
 def _folder(out: Path, posterior: Posterior, seen: Seen, wanted: Wanted) -> Path:

@@ -39,6 +39,7 @@ class Rows:
         outcome, reason: (n,) str, what became of each simulation.
         wall_s: (n,) wall time, seconds.
         proposal: (n,) str, what theta was drawn from.
+        weight: (n,) prior density over the density theta was drawn from, on average 1; 1 for draws of the prior.
     """
 
     index: np.ndarray
@@ -50,6 +51,7 @@ class Rows:
     reason: np.ndarray
     wall_s: np.ndarray
     proposal: np.ndarray
+    weight: np.ndarray
 
     def __len__(self) -> int:
         return len(self.index)
@@ -202,7 +204,7 @@ def encode(rows: Rows, manifest: Manifest, theta_type: type = np.float64) -> pa.
         raise TableError(f"theta, values and states have shapes {shapes}, expected {n} rows of {widths}")
     content = {name: pa.array(getattr(rows, name)) for name in ("index", "seed")}
     content |= {name: pa.array(getattr(rows, name).tolist(), pa.string()) for name in _TEXTS}
-    content["wall_s"] = pa.array(rows.wall_s.astype(np.float64))
+    content |= {name: pa.array(getattr(rows, name).astype(np.float64)) for name in ("wall_s", "weight")}
     for k, name in enumerate(manifest.prior.names):
         content[f"theta.{name}"] = pa.array(rows.theta[:, k].astype(theta_type))
     for name, start, stop in _columns(manifest):
@@ -219,7 +221,7 @@ def _lists(matrix: np.ndarray, always: bool = False) -> pa.Array:
 def decode(content: pa.Table, manifest: Manifest, wanted: Sequence[str]) -> Rows:
     n = len(content)
     found: dict[str, np.ndarray] = {}
-    for name, kind in {"index": np.int64, "seed": np.int64, "wall_s": np.float64, **_TEXTS}.items():
+    for name, kind in {"index": np.int64, "seed": np.int64, "wall_s": np.float64, "weight": np.float64, **_TEXTS}.items():
         found[name] = np.array(content[name].to_pylist() if name in wanted else [], dtype=kind)
     for name, columns in _blocks(manifest).items():
         found[name] = _matrix(content, columns, n if name in wanted else 0)
@@ -251,7 +253,8 @@ def file_columns(manifest: Manifest, wanted: Sequence[str]) -> list[str]:
 def no_rows(manifest: Manifest) -> Rows:
     none, text = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.str_)
     theta, values = np.zeros((0, len(manifest.prior))), np.zeros((0, len(manifest.feature_names)))
-    return Rows(none, none, theta, values, values.astype(np.uint8), text, text, np.zeros(0), text)
+    return Rows(none, none, theta, values, values.astype(np.uint8), text, text, np.zeros(0), text,
+                np.zeros(0))  # fmt: skip
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None, footer_only: bool = False) -> Any:

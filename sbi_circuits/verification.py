@@ -91,7 +91,7 @@ def judge(
     z = np.where(compared, (mean - target) / spread, np.nan)
     bound = _bound(x, defined, unit, observation.states == DEFINED, criterion)
     agrees = _agrees(observation.states, states, ok, compared, z, bound)
-    return Judgement(ok.all(1) & agrees.all(1), z, agrees, unit, bound)
+    return Judgement(np.asarray(ok.all(1) & agrees.all(1)), z, agrees, unit, bound)
 
 
 def seed_to_seed(x: np.ndarray, defined: np.ndarray, observed_states: np.ndarray) -> np.ndarray:

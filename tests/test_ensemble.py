@@ -5,9 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import CIRCUIT, DURATION, PRIOR, THETA, TinyEngine, tiny_circuit, tiny_ensemble, tiny_observation
+from tiny import (
+    CIRCUIT,
+    DURATION,
+    PRIOR,
+    THETA,
+    TinyEngine,
+    tiny_circuit,
+    tiny_ensemble,
+    tiny_observation,
+    tiny_recording,
+)
 from tiny import tiny_posterior as posterior
-from tiny import tiny_recording
 
 from sbi_circuits.ensemble import Ensemble, build_ensemble, describe_provenance, observe, verify
 from sbi_circuits.errors import InferenceError

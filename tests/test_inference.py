@@ -46,7 +46,8 @@ def random_flow(family: str, transform: str, parameters: int) -> ConditionalFlow
             weight.add_(0.12 * torch.randn(weight.shape, generator=random))
         x = torch.randn(300, 3, generator=random)
         z = x[:, :1] + 0.5 * x[:, 1:2] + torch.randn(300, parameters, generator=random)
-        flow.start.fit(z[:200], x[:200], z[200:], x[200:])
+        ones = torch.ones(300)
+            flow.start.fit(z[:200], x[:200], ones[:200], z[200:], x[200:], ones[200:])
     return flow.double().eval()
 
 

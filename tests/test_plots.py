@@ -86,8 +86,9 @@ def spectral() -> Ensemble:
     encoder = FeatureEncoder.fit(values[:, 0], states[:, 0], dropping=True)
     base = tiny_ensemble()
     found = judge(seen, values, states, np.ones((20, 2), dtype=bool), encoder, base.criterion)
-    return replace(base, feature_set=features, observation=seen, values=values, states=states, judgement=found,
-                   encoder=encoder, theta=base.prior.sample(20, 0), outcomes=np.full((20, 2), "ok"))  # fmt: skip
+    draws = {"theta": base.prior.sample(20, 0), "outcomes": np.full((20, 2), "ok")}
+    own = {"feature_set": features, "observation": seen, "encoder": encoder, "judgement": found}
+    return replace(base, values=values, states=states, **own, **draws)
 
 
 def test_comparison_draws_wide_families_as_curves() -> None:
@@ -115,7 +116,9 @@ def test_pairs_are_of_what_narrowed_most() -> None:
     theta = PRIOR.sample(50, seed=0)
     theta[:, 1] = 1.0
     assert len(pair(theta, PRIOR).axes) == 9
-    wide = replace(PRIOR, parameters=tuple(replace(p, name=f"{p.name}{k}") for k in range(3) for p in PRIOR.parameters))
+    wide = replace(
+        PRIOR, parameters=tuple(replace(p, name=f"{p.name}{k}") for k in range(3) for p in PRIOR.parameters)
+    )
     nine = np.concatenate([theta] * 3, axis=1)
     names = {text.split(" ")[0] for text in texts(pair(nine, wide))}
     assert "bursting0" in names and "bursting2" in names and len(pair(nine, wide).axes) == 36

@@ -65,12 +65,16 @@ def test_round_trip_without_members(ensemble: Ensemble, tmp_path: Path) -> None:
 
 def test_groups_hold_what_they_are_named_for(ensemble: Ensemble) -> None:
     data = to_inference_data(ensemble, n_prior=50)
-    assert GROUPS <= {str(name).lstrip("/") for name in (data.groups() if callable(data.groups) else data.groups)}
+    assert GROUPS <= {
+        str(name).lstrip("/") for name in (data.groups() if callable(data.groups) else data.groups)
+    }
     k = len(ensemble.members)
     assert dict(data.posterior.sizes) == {"chain": 1, "draw": k}
     assert [data.posterior[name].attrs["unit"] for name in PRIOR.names] == ["Hz", "Hz", "mV"]
     np.testing.assert_array_equal(data.posterior["idle"].values[0], ensemble.members[:, 2])
-    np.testing.assert_array_equal(data.sample_stats["log_prob"].values[0], ensemble.log_prob[ensemble.verified])
+    np.testing.assert_array_equal(
+        data.sample_stats["log_prob"].values[0], ensemble.log_prob[ensemble.verified]
+    )
     assert (data.sample_stats["max_abs_z"].values <= ensemble.judgement.bound).all()
     assert data.posterior_predictive["value"].shape == (1, k, ensemble.criterion.repeats, FEATURES.width)
     assert data.observed_data["window_value"].shape == (6, FEATURES.width)
@@ -105,7 +109,9 @@ def test_bad_files(saved: Path, tmp_path: Path) -> None:
     damaged, foreign, newer = (tmp_path / name for name in ("damaged.nc", "foreign.nc", "newer.nc"))
     damaged.write_bytes(saved.read_bytes()[:5000])
     xr.Dataset({"a": ("x", [1.0])}).to_netcdf(foreign, engine="h5netcdf")
-    xr.Dataset(attrs={"schema": "sbi_circuits.ensemble", "schema_version": 9}).to_netcdf(newer, engine="h5netcdf")
+    xr.Dataset(attrs={"schema": "sbi_circuits.ensemble", "schema_version": 9}).to_netcdf(
+        newer, engine="h5netcdf"
+    )
     lines = {
         tmp_path / "none.nc": f"there is no ensemble {tmp_path / 'none.nc'}",
         damaged: f"cannot read the ensemble {damaged}: not a whole NetCDF file",

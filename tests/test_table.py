@@ -48,6 +48,7 @@ def random_rows(of: Manifest, start: int, stop: int) -> Rows:
         reason=np.array([f"because {i} «µ»" if i % 2 else "" for i in index]),
         wall_s=index / 10.0,
         proposal=np.full(n, "prior"),
+        weight=1.0 + index % 3,
     )
 
 

@@ -27,7 +27,7 @@ def observed(random: np.random.Generator, windows: int, states: np.ndarray | Non
 
 
 def verdict(seed: int, windows: int, members: int, shift: float = 0.0, tails: bool = False) -> Judgement:
-    """Members that are the observed circuit itself, or that circuit with its first feature shifted by so many sd."""
+    """Members that are the observed circuit itself, or it with the first feature shifted by so many sd."""
     random = generator(seed, "verdict")
     shape = (members, RULE.repeats, F)
     noise = random.standard_t(4, shape) / np.sqrt(2) if tails else random.standard_normal(shape)
@@ -43,8 +43,10 @@ def verdict(seed: int, windows: int, members: int, shift: float = 0.0, tails: bo
 def test_the_observed_circuit_is_rejected_at_most_as_often_as_stated(
     windows: int, members: int, tails: bool
 ) -> None:
-    """Mean over 60 observations, of standard error below 0.02. Heavy tails (Student's t, 4 degrees of freedom)
-    cannot be seen in 16 pairs: the stated level is then exceeded, up to three times; with 100 pairs it is kept.
+    """Mean over 60 observations, of standard error below 0.02.
+
+    Heavy tails (Student's t, 4 degrees of freedom) cannot be seen in 16 pairs: the stated level is then
+    exceeded, up to three times; with 100 pairs it is kept.
     """
     rejected = [1.0 - verdict(seed, windows, members, tails=tails).verified.mean() for seed in range(60)]
     assert np.mean(rejected) < (3 * RULE.level if tails and members == 16 else RULE.level + 0.04)

@@ -29,9 +29,11 @@ class TableProposal:
     Args:
         theta: (n, P) in the declared units of the prior.
         name: what they are, as it will stand in the table.
+        weight: (n,) density of the prior over the density theta was drawn from, on average 1 over all that is
+            trained on together; ones where None: draws of the prior, or of a part of it.
 
     Raises:
-        TableError: if theta is not a finite matrix.
+        TableError: if theta is not a finite matrix, or weights are negative or too few.
 
     Examples:
         >>> TableProposal(np.array([[0.5, 2.0]]), "posterior of well A1").label[:21]
@@ -40,17 +42,29 @@ class TableProposal:
 
     theta: np.ndarray
     name: str
+    weight: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         theta = np.ascontiguousarray(self.theta, dtype=np.float64)
         if theta.ndim != 2 or not np.isfinite(theta).all():
             raise TableError(f"the proposal {self.name!r}, {theta.shape}, is not a finite matrix (n, P)")
         object.__setattr__(self, "theta", theta)
+        weight = np.ones(len(theta)) if self.weight is None else np.array(self.weight, dtype=np.float64)
+        if weight.shape != (len(theta),) or not (np.isfinite(weight) & (weight >= 0)).all():
+            raise TableError(f"the proposal {self.name!r} needs one weight >= 0 per configuration")
+        object.__setattr__(self, "weight", weight)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(n,) the weights; ones where none were given."""
+        assert self.weight is not None
+        return self.weight
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of name and configurations."""
-        return sha256(f"{self.name}\x1f{self.theta.shape}".encode() + self.theta.tobytes()).hexdigest()
+        """SHA-256 of name, configurations and weights."""
+        head = f"{self.name}\x1f{self.theta.shape}".encode()
+        return sha256(head + self.theta.tobytes() + self.weights.tobytes()).hexdigest()
 
     @property
     def label(self) -> str:
@@ -61,7 +75,8 @@ class TableProposal:
         """Write one Parquet file."""
         names = [str(k) for k in range(self.theta.shape[1])]
         sink = pa.BufferOutputStream()
-        content = pa.table(list(self.theta.T), names=names).replace_schema_metadata({"name": self.name})
+        columns = [*self.theta.T, self.weights]
+        content = pa.table(columns, names=[*names, "weight"]).replace_schema_metadata({"name": self.name})
         pq.write_table(content, sink, compression="zstd")
         replace_file(path, sink.getvalue())
 
@@ -73,8 +88,8 @@ class TableProposal:
                 content = file.read()
         except (pa.ArrowException, OSError) as error:
             raise TableError(f"cannot read the proposal {path}: {error}") from error
-        theta = np.column_stack([c.to_numpy() for c in content.columns])
-        return cls(theta, content.schema.metadata[b"name"].decode())
+        *theta, weight = (c.to_numpy() for c in content.columns)
+        return cls(np.column_stack(theta), content.schema.metadata[b"name"].decode(), weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +180,11 @@ class Campaign:
         # One by one: the vector units may round a row in a batch another way.
         rows = [self.circuit.prior.sample(1, self.seed, start=int(i))[0] for i in indices]
         return np.array(rows).reshape(len(rows), len(self.circuit.prior))
+
+    def weight(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Importance weights (len(indices),) of some simulations; ones for draws of the prior."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return np.ones(len(chosen)) if self.proposal is None else self.proposal.weights[chosen]
 
     def grow(self, n: int) -> "Campaign":
         """The same campaign with more simulations."""

@@ -95,7 +95,8 @@ def run_campaign(
         recordings=_recordings(table) if campaign.keep_recordings else None,
     )
     missing = table.missing(campaign.n)
-    tasks = ((job, a, campaign.theta(range(a, b))) for a, b in units(missing, campaign.unit))
+    ranges = units(missing, campaign.unit)
+    tasks = ((job, a, campaign.theta(range(a, b)), campaign.weight(range(a, b))) for a, b in ranges)
     _fill(table, campaign.n, len(missing), run(simulate_unit, tasks), progress, on_unit)
     return table
 
@@ -120,7 +121,7 @@ def remeasure(
         TableError: recordings that are not there; a folder that holds another table.
     """
     run, old = _executor(executor, workers), Table.open(source)
-    rows = old.read(("theta", "outcome", "reason", "wall_s", "proposal"))
+    rows = old.read(("theta", "outcome", "reason", "wall_s", "proposal", "weight"))
     kept = old.path / "recordings"
     files = [recording_file(kept, i) for i in rows.index[rows.outcome == "ok"]]
     lost = [file.name for file in files if not file.exists()]
@@ -135,8 +136,8 @@ def remeasure(
     return table
 
 
-def simulate_unit(job: _Job, start: int, theta: np.ndarray) -> Rows:
-    """Simulate and measure the simulations from `start` on, one per row of theta (k, P)."""
+def simulate_unit(job: _Job, start: int, theta: np.ndarray, weight: np.ndarray) -> Rows:
+    """Simulate and measure the simulations from `start` on, one per row of theta (k, P) and weight (k,)."""
     engine, found = _engine(job.engine), []
     for index, row in enumerate(theta, start=start):
         began = perf_counter()
@@ -144,7 +145,7 @@ def simulate_unit(job: _Job, start: int, theta: np.ndarray) -> Rows:
         if job.recordings is not None and recording is not None:
             write_recording(recording_file(job.recordings, index), recording)
         found.append((outcome, measured, perf_counter() - began))
-    return _rows(start, job.seed, theta, job.proposal, found)
+    return _rows(start, job.seed, theta, weight, job.proposal, found)
 
 
 def _simulate(
@@ -173,7 +174,7 @@ def _remeasure_unit(feature_set: FeatureSet, kept: Path, rows: Rows) -> Rows:
             except Exception as error:
                 outcome = _failed(error)
         found.append((outcome, measured, float(rows.wall_s[k])))
-    again = _rows(int(rows.index[0]), int(rows.seed[0]), rows.theta, "", found)
+    again = _rows(int(rows.index[0]), int(rows.seed[0]), rows.theta, rows.weight, "", found)
     return replace(again, proposal=rows.proposal)
 
 
@@ -203,7 +204,7 @@ def _undefined(feature_set: FeatureSet) -> FeatureValues:
     return FeatureValues(np.zeros(width), np.full(width, UNDEFINED, dtype=np.uint8))
 
 
-def _rows(start: int, seed: int, theta: np.ndarray, proposal: str,
+def _rows(start: int, seed: int, theta: np.ndarray, weight: np.ndarray, proposal: str,
           found: list[tuple[Outcome, FeatureValues, float]]) -> Rows:  # fmt: skip
     n = len(found)
     return Rows(
@@ -216,6 +217,7 @@ def _rows(start: int, seed: int, theta: np.ndarray, proposal: str,
         reason=np.array([o.reason for o, _, _ in found], dtype=np.str_),
         wall_s=np.array([w for _, _, w in found]),
         proposal=np.full(n, proposal),
+        weight=weight,
     )
 
 

@@ -25,6 +25,7 @@ class TrainingData:
         feature_names: (F,) names.
         feature_units: (F,) units; "1" where empty.
         provenance: plain values kept with the posterior (circuit, digests, feature set, counts).
+        weights: (n,) importance of each row: prior density over the density theta was drawn from; ones where None.
 
     Raises:
         InferenceError: too few rows, shapes that do not fit, or defined values that are not finite.
@@ -45,6 +46,7 @@ class TrainingData:
     feature_names: tuple[str, ...]
     feature_units: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "theta", np.asarray(self.theta, dtype=np.float64))
@@ -55,6 +57,10 @@ class TrainingData:
         values = np.asarray(self.values, dtype=np.float64)
         self._check(values)
         object.__setattr__(self, "values", np.where(self.states == DEFINED, values, 0.0))
+        weights = np.ones(self.rows) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
+        if weights.shape != (self.rows,) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+            raise InferenceError("training needs one finite weight >= 0 per row, and some above 0")
+        object.__setattr__(self, "weights", weights / weights.mean())
 
     @property
     def rows(self) -> int:
@@ -97,4 +103,5 @@ class TrainingData:
         features = table.feature_set
         values, states = np.asarray(rows.values)[ok], np.asarray(rows.states)[ok]
         theta = np.asarray(rows.theta)[ok]
-        return cls(theta, values, states, table.prior, features.names, tuple(features.units), provenance)
+        weights = np.asarray(getattr(rows, "weight", np.ones(len(ok))), dtype=np.float64)[ok]
+        return cls(theta, values, states, table.prior, features.names, tuple(features.units), provenance, weights)

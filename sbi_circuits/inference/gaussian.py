@@ -40,43 +40,48 @@ class GaussianStart(nn.Module):
         self.register_buffer("covariance", torch.eye(parameters))
         self.register_buffer("missing", torch.tensor(missing, dtype=torch.long))
 
-    def fit(self, z: Tensor, inputs: Tensor, z_held: Tensor, inputs_held: Tensor) -> float:
-        """Estimate the joint normal on rows z (n, P), inputs (n, C); the ridge that is best held out wins.
+    def fit(
+        self, z: Tensor, inputs: Tensor, weights: Tensor, z_held: Tensor, inputs_held: Tensor, weights_held: Tensor
+    ) -> float:
+        """Estimate the joint normal on rows z (n, P), inputs (n, C), weights (n,); the best ridge held out wins.
 
         Returns:
             The gain over the prior on the held-out rows, nats a row; 0 where the prior itself won.
         """
         prior = {name: value.clone() for name, value in self.named_buffers()}
-        best, kept = float(self._score(z_held, inputs_held)), prior
+        best, kept = float(self._score(z_held, inputs_held, weights_held)), prior
         zero = best
         for ridge in _RIDGES:
-            self._estimate(z, inputs, ridge)
-            score = float(self._score(z_held, inputs_held))
+            self._estimate(z, inputs, weights, ridge)
+            score = float(self._score(z_held, inputs_held, weights_held))
             if score > best:  # never for NaN
                 best, kept = score, {name: value.clone() for name, value in self.named_buffers()}
         self.load_state_dict(kept)
         return best - zero
 
-    def _estimate(self, z: Tensor, inputs: Tensor, ridge: float) -> None:
-        n, d = len(z), len(self.centre)
+    def _estimate(self, z: Tensor, inputs: Tensor, weights: Tensor, ridge: float) -> None:
+        w = weights.double()[:, None] / weights.double().mean()
+        # As many rows of equal weight would tell as much.
+        n, d = float(w.sum() ** 2 / w.square().sum()), len(self.centre)
+        w = w / len(z)
         seen = self._seen(inputs).double()
         x, targets = inputs[:, :d].double(), z.double()
-        self.centre.copy_((x * seen).sum(0) / seen.sum(0).clamp(min=1.0))
-        self.mean.copy_(targets.mean(0))
+        self.centre.copy_((w * x * seen).sum(0) / (w * seen).sum(0).clamp(min=1.0 / len(z)))
+        self.mean.copy_((w * targets).sum(0))
         x, targets = (x - self.centre) * seen, targets - self.mean
-        self.features.copy_(x.T @ x / n + ridge * torch.eye(d, device=z.device))
-        self.cross.copy_(x.T @ targets / n)
+        self.features.copy_(x.T @ (w * x) + ridge * torch.eye(d, device=z.device))
+        self.cross.copy_(x.T @ (w * targets))
         # The residuals of a regression on d columns are too small by about this factor.
         inflation = n / max(n - d, 0.2 * n)
         explained = self.cross.T.double() @ torch.linalg.solve(self.features.double(), self.cross.double())
-        self.covariance.copy_(explained + inflation * (targets.T @ targets / n - explained))
+        self.covariance.copy_(explained + inflation * (targets.T @ (w * targets) - explained))
 
-    def _score(self, z: Tensor, inputs: Tensor) -> Tensor:
+    def _score(self, z: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
         total = z.new_zeros(())
         for part in torch.arange(len(z), device=z.device).split(1024):
             u, log_det = self(z[part], inputs[part])
-            total = total + (-0.5 * (u.square() + _LOG_2PI).sum(-1) + log_det).sum()
-        return total / len(z)
+            total = total + (weights[part] * (-0.5 * (u.square() + _LOG_2PI).sum(-1) + log_det)).sum()
+        return total / weights.sum()
 
     def _seen(self, inputs: Tensor) -> Tensor:
         """(B, D) one where a column is observed."""

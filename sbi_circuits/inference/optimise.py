@@ -20,11 +20,12 @@ _CHUNK = 1024
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows on the device: z (n, P), their features, and the family of each feature (F,)."""
+    """Rows on the device: z (n, P), their features, the family of each feature (F,), and weights (n,), mean 1."""
 
     z: Tensor
     features: EncodedFeatures
     groups: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class _Run:
         dropped = None
         if self.config.drop:
             dropped = random_drops(len(rows), self.train.groups, self.config.drop, self.random)
-        loss = -self.flow.log_prob(self.train.z[rows], features.inputs(dropped)).mean()
+        log_prob = self.flow.log_prob(self.train.z[rows], features.inputs(dropped))
+        loss = -(self.train.weights[rows] * log_prob).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip)
@@ -145,7 +147,7 @@ class _Run:
         """Mean negative log density of fully observed rows under the averaged weights."""
         current = [w.detach().clone() for w in self.weights]
         self.restore(self.average)
-        loss = -float(log_densities(self.flow, rows).mean())
+        loss = -float((rows.weights * log_densities(self.flow, rows)).sum() / rows.weights.sum())
         self.restore(current)
         return loss
 

@@ -92,7 +92,8 @@ def _rows(data: TrainingData, encoder: FeatureEncoder, index: np.ndarray, device
     z = torch.as_tensor(data.prior.unconstrain(data.theta[index])).float()
     features = encoder.tensors(data.values[index], data.states[index], torch.float32)
     groups = torch.as_tensor(feature_groups(data.feature_names))
-    return Rows(z.to(device), features.to(device), groups.to(device))
+    weights = torch.as_tensor(data.weights[index]).float()  # type: ignore[index]
+    return Rows(z.to(device), features.to(device), groups.to(device), weights.to(device))
 
 
 def _fit_members(
@@ -115,7 +116,7 @@ def _start(spec: FlowSpec, rows: _Split) -> GaussianStart:
     """The Gaussian regression that all members begin with."""
     start = GaussianStart(spec.parameters, len(spec.missing), spec.missing).to(rows.training.z.device)
     training, validation = rows.training, rows.validation
-    start.fit(training.z, training.features.inputs(), validation.z, validation.features.inputs())
+    start.fit(*(part for r in (training, validation) for part in (r.z, r.features.inputs(), r.weights)))
     return start
 
 
@@ -154,8 +155,11 @@ def _figures(flows: tuple[ConditionalFlow, ...], weights: np.ndarray, rows: _Spl
         mixture = np.logaddexp.reduce(members + np.log(weights)[:, None], axis=0)
         z = part.z.double().cpu().numpy()
         gain = mixture - (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(-1)
-        figures[f"{name}_gain"] = float(gain.mean())
-        figures[f"{name}_gain_error"] = float(gain.std() / math.sqrt(len(gain)))
+        weights_ = part.weights.double().cpu().numpy()
+        effective = weights_.sum() ** 2 / (weights_**2).sum()
+        mean = float(np.average(gain, weights=weights_))
+        figures[f"{name}_gain"] = mean
+        figures[f"{name}_gain_error"] = float(np.sqrt(np.average((gain - mean) ** 2, weights=weights_) / effective))
     return figures
 
 

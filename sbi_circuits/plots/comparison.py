@@ -93,7 +93,8 @@ def _windows(ensemble: Ensemble) -> np.ndarray:
 
 def _values(ax: Axes, ensemble: Ensemble, row: int, f: int, edge: float) -> None:
     """Observed value with its spread, and the median of the verified members, as numbers."""
-    style: dict[str, Any] = {"va": "center", "ha": "right", "fontsize": SMALL - 0.5}
+    # Text inside the axes would only slow the layout down.
+    style: dict[str, Any] = {"va": "center", "ha": "right", "fontsize": SMALL - 0.5, "in_layout": False}
     seen, unit = ensemble.observation, unit_text(ensemble.feature_set.units[f])
     spread = f" ± {number(seen.spread[f])}" if seen.n_windows > 1 else ""
     ax.text(edge * 1.45, row, f"{number(seen.values[f])}{spread} {unit}", color=INK, **style)
@@ -105,7 +106,7 @@ def _values(ax: Axes, ensemble: Ensemble, row: int, f: int, edge: float) -> None
 
 def _legend(ax: Axes, ensemble: Ensemble, edge: float) -> None:
     n, m = int(ensemble.verified.sum()), len(ensemble.theta)
-    style: dict[str, Any] = {"va": "center", "fontsize": SMALL - 0.5, "y": -1.0}
+    style: dict[str, Any] = {"va": "center", "fontsize": SMALL - 0.5, "y": -1.0, "in_layout": False}
     ax.text(x=-edge, s=f"{n} verified", color=ACCENT, ha="left", **style)
     ax.text(x=-edge * 0.66, s=f"{m - n} rejected", color=GREY, ha="left", **style)
     ax.text(x=0, s="| windows of the recording", color=INK, ha="center", **style)

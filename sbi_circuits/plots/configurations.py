@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from scipy.ndimage import gaussian_filter1d
 
 from sbi_circuits.errors import InferenceError
@@ -59,7 +59,7 @@ def _checked(theta: np.ndarray, prior: Prior) -> np.ndarray:
 
 def _row(ax: Axes, row: int, u: np.ndarray, parameter: Parameter, values: np.ndarray) -> None:
     ax.add_patch(Rectangle((0, row - 0.4), 1, 0.8, color=PALE, lw=0))
-    style: dict[str, Any] = {"fontsize": SMALL - 0.5, "color": GREY, "va": "center"}
+    style: dict[str, Any] = {"fontsize": SMALL - 0.5, "color": GREY, "va": "center", "in_layout": False}
     ax.text(-0.012, row, number(parameter.low), ha="right", **style)
     log = ", log" if parameter.scale == "log" else ""
     ax.text(1.012, row, quantity(parameter.high, parameter.unit) + log, ha="left", **style)
@@ -73,7 +73,7 @@ def _row(ax: Axes, row: int, u: np.ndarray, parameter: Parameter, values: np.nda
     ax.plot(middle, row + 0.3, "o", ms=3.2, mfc="white", mec=INK, mew=0.8)
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
     text = f"{number(middle)} [{number(low)}, {number(high)}]"
-    ax.text(1.5, row, text, ha="right", fontsize=SMALL - 0.5, color=INK, va="center")
+    ax.text(1.5, row, text, ha="right", fontsize=SMALL - 0.5, color=INK, va="center", in_layout=False)
 
 
 def _density(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +87,7 @@ def _density(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _heading(ax: Axes, count: int, referenced: bool) -> None:
-    style: dict[str, Any] = {"fontsize": SMALL - 0.5, "color": GREY, "va": "center"}
+    style: dict[str, Any] = {"fontsize": SMALL - 0.5, "color": GREY, "va": "center", "in_layout": False}
     what = f"density, median, 50 % and 90 % of {count} configurations" if count else "no configuration"
     reference = "; diamond: reference" if referenced else ""
     ax.text(0.5, -0.85, f"{what}{reference}; band: prior", ha="center", **style)
@@ -173,9 +173,28 @@ def _outer(ax: Axes, prior: Prior, x: int, y: int, bottom: bool, left: bool) -> 
         if not shown:
             axis.set_tick_params(which="both", labelleft=False, labelbottom=False)
     for axis, parameter in ((ax.xaxis, prior.parameters[x]), (ax.yaxis, prior.parameters[y])):
-        if parameter.scale == "linear" and not (axis is ax.yaxis and x == y):
+        if axis is ax.yaxis and x == y:
+            continue
+        if parameter.scale == "linear":
             axis.set_major_locator(MaxNLocator(nbins=3))
+        else:
+            axis.set_major_locator(FixedLocator(_log_ticks(parameter.low, parameter.high)))
+            axis.set_major_formatter(lambda value, _: number(value))
+            axis.set_minor_locator(NullLocator())
     label(ax, prior.parameters[x].text if bottom else "", prior.parameters[y].text if left else "")
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """At most four round numbers between two bounds, for a logarithmic axis.
+
+    Examples:
+        >>> _log_ticks(0.2, 5), _log_ticks(1, 10000)
+        ([0.2, 0.5, 2.0, 5.0], [1.0, 20.0, 500.0, 10000.0])
+    """
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    found = [float(f"{m}e{k}") for k in powers for m in (1, 2, 5) if low <= float(f"{m}e{k}") <= high]
+    positions = np.linspace(0, len(found) - 1, min(4, len(found))).round().astype(int)
+    return [found[i] for i in positions]
 
 
 def _correlation(ax: Axes, a: np.ndarray, b: np.ndarray) -> None:

@@ -1,0 +1,441 @@
+"""The command line: every command writes what it says; every bad input is one line, without a traceback."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import (
+    CELLS,
+    DURATION,
+    FEATURES,
+    THETA,
+    TinyEngine,
+    tiny_circuit,
+    tiny_ensemble,
+    tiny_observation,
+    tiny_posterior,
+    tiny_recording,
+    tiny_table,
+)
+from typer.testing import CliRunner, Result
+
+from sbi_circuits.circuit import register
+from sbi_circuits.cli import app
+from sbi_circuits.errors import FeatureError
+from sbi_circuits.observation_file import ObservedFeatures, read_observation, write_observation
+from sbi_circuits.readers import read_recording, write_recording
+from sbi_circuits.recording import Recording
+from sbi_circuits.results import load_ensemble, save_ensemble
+from sbi_circuits.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+SIMULATE = ("simulate", "tiny", "--duration", "5", "--engine", "tiny", "--features", "isi", "--spikes", "15")
+
+
+def call(*arguments: object, status: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == status, (result.output, result.exception)
+    return result
+
+
+def error(*arguments: object) -> str:
+    """The only line of standard error."""
+    result = call(*arguments, status=2)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def posterior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_posterior().save(tmp_path_factory.mktemp("cli") / "posterior")
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    write_recording(tmp_path / "rec.npz", tiny_recording(THETA, 3 * DURATION, 5))
+    return tmp_path / "rec.npz"
+
+
+@pytest.fixture
+def observation(tmp_path: Path) -> Path:
+    observed = ObservedFeatures(FEATURES, tiny_observation(), DURATION, "tests", "tiny.npz", "A1")
+    return write_observation(tmp_path / "observation.json", observed)
+
+
+# --- start-up ---
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sbi_circuits", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    """Computing time, which does not depend on what else the machine does."""
+    before = getrusage(RUSAGE_CHILDREN)
+    done = run("--help")
+    after = getrusage(RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0 and done.returncode == 0
+    commands = ("list", "describe", "features", "simulate", "train", "infer", "verify", "demo")
+    assert all(f" {name} " in done.stdout for name in commands)
+
+
+def test_no_traceback_in_a_real_process(tmp_path: Path) -> None:
+    done = run("features", str(tmp_path / "none.npz"))
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: no recording at {tmp_path / 'none.npz'}\n"
+
+
+# --- commands ---
+
+
+def test_version_list_and_describe() -> None:
+    assert call("--version").stdout.startswith("sbi-circuits 0.")
+    listed = call("list").stdout
+    assert "adex_clustered" in listed and "brunel" in listed and "Bursts on demand" in listed
+    described = call("describe", "tiny").stdout
+    assert all(
+        text in described for text in ("Bursts on demand", "exc", "tonic", "-70", "log", "source: tests")
+    )
+
+
+def test_features_are_printed_and_written(recording: Path, tmp_path: Path) -> None:
+    json_file, csv_file = tmp_path / "a.json", tmp_path / "out" / "a.csv"
+    options = ("--set", "isi,bursts", "--window", DURATION, "--json", json_file, "--csv", csv_file)
+    result = call("features", recording, *options)
+    assert "bursts.rate_per_minute" in result.stdout and "3 windows of 20 s" in result.stdout
+    assert f"wrote {json_file}" in result.stdout.replace("\n", " ")
+    observed = read_observation(json_file)
+    assert (
+        observed.feature_set == FEATURES and observed.recording == "rec.npz" and observed.window_s == DURATION
+    )
+    rows = list(csv.DictReader(csv_file.read_text().splitlines()))
+    values = {row["feature"]: row["value"] for row in rows}
+    assert float(values["isi.rate_mean"]) == observed.features.values[0] and len(rows) == FEATURES.width
+
+
+def test_features_of_all_groups(tmp_path: Path) -> None:
+    groups = ("A1",) * 2 + ("B2",) * 2 + ("C3",)
+    trains = [np.arange(1, 50) / 10] * 4 + [np.zeros(0)]
+    write_recording(
+        tmp_path / "wells.npz", Recording.from_units(trains, 0, 5, groups=groups, unit_kind="channel")
+    )
+    result = call("features", tmp_path / "wells.npz", "--all-groups", "--json", tmp_path / "all.json")
+    assert "A1" in result.stdout and "B2" in result.stdout and "C3" not in result.stdout
+    assert [content["group"] for content in json.loads((tmp_path / "all.json").read_text())] == ["A1", "B2"]
+    together = call("features", tmp_path / "wells.npz")
+    assert together.stderr == "note: wells.npz has 3 groups, taken together; see --group (A1, B2, C3)\n"
+    assert call("features", tmp_path / "wells.npz", "--group", "A1").stderr == ""
+
+
+def test_a_feature_set_comes_from_a_file(recording: Path, observation: Path) -> None:
+    assert "bursts.rate_cv" in call("features", recording, "--set", observation).stdout
+
+
+def test_a_short_recording_has_undefined_features(tmp_path: Path) -> None:
+    write_recording(tmp_path / "short.npz", Recording.from_units([[0.01]], 0.0, 0.05))
+    assert call("features", tmp_path / "short.npz").stdout.count("undefined") > 20
+
+
+def test_simulate_resumes_and_says_what_it_wrote(tmp_path: Path) -> None:
+    out = tmp_path / "table"
+    call(*SIMULATE, "--out", out, "--n", 20)
+    result = call(*SIMULATE, "--out", out, "--n", 30, "--seed", 0)
+    assert result.stdout.startswith(f"wrote {out}: a table of 30 simulations of tiny (")
+    assert "wrote 10 simulations" in result.stderr and len(Table.open(out)) == 30
+
+
+def test_simulate_with_another_prior_and_kept_recordings(tmp_path: Path) -> None:
+    prior = tmp_path / "prior.toml"
+    prior.write_text(tiny_circuit().prior.to_toml().replace("low = 0.2\n", "low = 1.0\n"))
+    call(*SIMULATE, "--out", tmp_path / "table", "--n", 6, "--prior", prior, "--keep-recordings")
+    assert Table.open(tmp_path / "table").prior["tonic"].low == 1.0
+    assert len(list((tmp_path / "table" / "recordings").iterdir())) == 6
+
+
+def test_simulate_the_default_configuration(tmp_path: Path) -> None:
+    result = call("simulate", "tiny", "--default", "--engine", "tiny", "--out", tmp_path / "one")
+    assert "wrote" in result.stdout and (tmp_path / "one" / "raster.png").exists()
+    assert read_recording(tmp_path / "one" / "recording.npz").n_units == CELLS
+
+
+def test_train_writes_a_posterior_of_several_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = tiny_table().export_file(tmp_path / "table.parquet")
+    seen: dict[str, Any] = {}
+
+    def quick(table: Any, config: Any, seed: int) -> Any:
+        seen.update(rows=len(table), family=config.family, seed=seed)
+        return tiny_posterior()
+
+    monkeypatch.setattr("sbi_circuits.cli_infer.train", quick)
+    result = call("train", tiny_table().path, "--out", tmp_path / "p", "--family", "nflows", "--seed", 4)
+    assert seen == {"rows": 300, "family": "nflows", "seed": 4}
+    assert (
+        "gain over the prior" in result.stdout and f"wrote the posterior to {tmp_path / 'p'}" in result.stdout
+    )
+    assert {p.name for p in (tmp_path / "p").iterdir()} >= {
+        "posterior.safetensors",
+        "posterior.json",
+        "training.png",
+    }
+    call("train", exported, exported, "--out", tmp_path / "p")
+    assert seen["rows"] == 300
+
+
+def test_infer_from_a_recording_and_verify(posterior: Path, recording: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--n", 4, "--max-draws", 24, "--seed", 3, "--engine", "tiny", "--out", out)
+    result = call("infer", "--recording", recording, "--posterior", posterior, *options)
+    assert "observation is inside the simulations" in result.stdout
+    names = (
+        "ensemble.nc",
+        "summary.txt",
+        "features.png",
+        "marginals.png",
+        "pair.png",
+        "recording.png",
+        "raster.png",
+    )
+    for name in names:
+        assert (out / name).stat().st_size > 0 and f"wrote {out / name}: " in result.stdout
+    ensemble = load_ensemble(out / "ensemble.nc")
+    text = (out / "summary.txt").read_text()
+    assert text.startswith("observation: rec.npz\ncircuit: tiny\n") and ensemble.summary() in text
+    assert "bursting" in text and len(ensemble.members) >= 4
+
+    again = call(
+        "verify", out / "ensemble.nc", "--seed", 5, "--engine", "tiny", "--out", tmp_path / "again.nc"
+    )
+    assert f"of {len(ensemble.members)} members agree with the observation again" in again.stdout
+    assert load_ensemble(tmp_path / "again.nc").seed == 5
+
+
+def test_infer_from_an_observation_file(posterior: Path, observation: Path, tmp_path: Path) -> None:
+    options = ("--n", 1, "--max-draws", 4, "--engine", "tiny", "--out", tmp_path / "out")
+    result = call("infer", "--features", observation, "--posterior", posterior, *options)
+    assert "observation: tiny.npz A1" in result.stdout and not (tmp_path / "out" / "recording.png").exists()
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("times", "line"),
+    [
+        ([-1.0, 0.5], "bad.npz: negative spike time -1 s"),
+        ([0.5, float("nan")], "bad.npz: spike times contain NaN or infinity"),
+        ([0.5, 0.25], "bad.npz: spike times of unit 0 are not sorted"),
+        ([], "bad.npz: the recording has no spikes"),
+    ],
+)
+def test_bad_recordings(times: list[float], line: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.npz"
+    np.savez(path, spike_times_s=np.array(times), unit_ids=np.zeros(len(times), dtype=int), duration_s=5.0)
+    assert error("features", path) == line
+
+
+def test_missing_and_unreadable_files(recording: Path, posterior: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.npz").write_text("no archive")
+    none = tmp_path / "none"
+    assert (
+        error("features", tmp_path / "text.npz") == "text.npz: not a readable NumPy archive of plain arrays"
+    )
+    assert error("features", tmp_path / "a.xyz").startswith(
+        "a.xyz: unknown suffix '.xyz'; valid: .npz, .nwb, "
+    )
+    assert error("features", recording, "--group", "Z9") == "rec.npz: unknown group 'Z9'; valid: exc"
+    assert error("train", none, "--out", tmp_path / "p") == f"there is no table {none}"
+    assert (
+        error("train", tmp_path, "--out", tmp_path / "p")
+        == f"{tmp_path} is not a table: it has no manifest.json"
+    )
+    assert error("infer", "--recording", none, "--posterior", posterior) == f"there is no {none}"
+    assert error("infer", "--recording", recording, "--posterior", none) == f"there is no {none}"
+    assert error("verify", none) == f"there is no ensemble {none}"
+    line = error(*SIMULATE, "--out", tmp_path / "t", "--prior", none)
+    assert line == f"No such file or directory: {none}"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    line = error(*SIMULATE, "--out", tmp_path / "file" / "table")
+    assert line == f"cannot make a table in {tmp_path / 'file' / 'table'}: Not a directory"
+
+
+Edit = Callable[[str], str]
+
+
+@pytest.mark.parametrize(
+    ("edit", "line"),
+    [
+        (lambda t: t.replace("low = 0.2\n", "low = 5.0\n"), "parameter tonic: low 5 must be below high 5"),
+        (
+            lambda t: t.replace('"idle"', '"idl"'),
+            "unknown parameter of the prior 'idl'; valid: bursting, idle, tonic",
+        ),
+        (lambda t: t[: t.rindex("[[")], "the prior lacks the circuit's parameters: idle"),
+        (lambda t: t.replace('"mV"', '"nS"'), "parameter idle: unit nS does not fit, expected mV"),
+        (lambda t: t.replace('"mV"', '"mw"'), "unknown unit 'mw'"),
+        (lambda t: t + "[", "cannot read the prior: "),
+    ],
+)
+def test_bad_priors(edit: Edit, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "prior.toml"
+    path.write_text(edit(tiny_circuit().prior.to_toml()))
+    assert error(*SIMULATE, "--out", tmp_path / "t", "--prior", path).startswith(line)
+
+
+def test_unknown_names_list_the_valid_ones(recording: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "t")
+    # Other tests of this process may have registered more circuits and engines.
+    assert error("describe", "nets").startswith("unknown circuit 'nets'; valid: adex_clustered, brunel")
+    line = error(*SIMULATE, "--engine", "gpu", *out)
+    assert line.startswith("unknown engine 'gpu'; valid: auto, brian2") and "kernel[numba]" in line
+    line = error("features", recording, "--set", "isi,burst")
+    assert line == "unknown feature family 'burst'; valid: bursts, isi, spectrum"
+    assert error("features", recording, "--view", "wells") == "unknown view 'wells'; valid: cells, channels"
+    line = error("train", tiny_table().path, *out, "--family", "made")
+    assert line == "unknown flow family 'made'; valid: nflows, zuko"
+
+
+def test_numbers_that_cannot_be(recording: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "t")
+    assert error(*SIMULATE, *out, "--n", 0) == "n of a campaign must be from 1 to 9999999999, got 0"
+    assert error(*SIMULATE, *out, "--duration", 0) == "duration 0.0 s must be > 0 and warmup 0.0 s >= 0"
+    assert (
+        error(*SIMULATE, *out, "--spikes", -2)
+        == "Record.spikes must be -1 (all cells) or a number of cells, got -2"
+    )
+    assert error("features", recording, "--window", 0) == "the window must be longer than 0 s, got 0"
+
+
+def test_a_table_of_another_circuit(tmp_path: Path) -> None:
+    out = tmp_path / "table"
+    call(*SIMULATE, "--out", out, "--n", 4)
+    register(tiny_circuit("other", "dv/dt = (idle*tonic + bursting*mV - 2*v*tonic) : volt"))
+    other = ("simulate", "other", *SIMULATE[2:])
+    line = error(*other, "--out", out, "--n", 4)
+    assert line.startswith(f"the table {out} is of something else: another circuit (")
+    call(*other, "--out", tmp_path / "other", "--n", 4)
+    line = error("train", out, tmp_path / "other", "--out", tmp_path / "p")
+    assert line.startswith("table 2 does not fit the first: another circuit (")
+
+
+def test_too_few_simulations_to_train_on(tmp_path: Path) -> None:
+    call(*SIMULATE, "--out", tmp_path / "table", "--n", 4)
+    line = error("train", tmp_path / "table", "--out", tmp_path / "p")
+    assert line.startswith("training needs at least 50 rows with outcome ok, got ")
+
+
+def test_a_truncated_part_is_set_aside_and_simulated_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "table"
+    call(*SIMULATE, "--out", out, "--n", 20)
+    whole = Table.open(out).digest
+    part = sorted((out / "parts").iterdir())[0]
+    part.write_bytes(part.read_bytes()[:200])
+    result = call(*SIMULATE, "--out", out, "--n", 20)
+    assert f"{part.name} is damaged" in caplog.text and (out / "set_aside" / part.name).exists()
+    assert "wrote 16 simulations" in result.stderr and Table.open(out).digest == whole
+
+
+def test_an_interrupted_campaign_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = TinyEngine.run
+
+    def interrupted(self: TinyEngine, *arguments: Any) -> Any:
+        if arguments[-1] == 20:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    out = tmp_path / "table"
+    monkeypatch.setattr(TinyEngine, "run", interrupted)
+    result = call(*SIMULATE, "--out", out, "--n", 40, status=130)
+    line = f"interrupted: 16/40 simulations are in {out}; run the same campaign again to go on"
+    assert result.stderr.splitlines() == [line, "interrupted"]
+    monkeypatch.undo()
+    assert "wrote 24 simulations" in call(*SIMULATE, "--out", out, "--n", 40).stderr
+
+
+def test_the_default_observation_is_the_demonstrations(posterior: Path) -> None:
+    line = error("infer", "--posterior", posterior)
+    assert line.startswith("rat cortical culture, plate 1007-103") and "has other features than the" in line
+
+
+def test_demo_calls_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("sbi_circuits.demo.demo", lambda *arguments: seen.extend(arguments))
+    call("demo", "--out", tmp_path, "--workers", 3)
+    assert seen == [tmp_path, 3]
+
+
+def test_options_that_exclude_each_other(posterior: Path, recording: Path, observation: Path) -> None:
+    both = ("--recording", recording, "--features", observation, "--posterior", posterior)
+    assert error("infer", *both) == "give --recording or --features, not both"
+    both = ("--table", tiny_table().path, "--posterior", posterior)
+    assert error("infer", *both) == "give --posterior or --table, not both"
+
+
+def test_an_ensemble_is_not_verified_with_its_own_seed(tmp_path: Path) -> None:
+    save_ensemble(tiny_ensemble(), tmp_path / "e.nc")
+    line = error("verify", tmp_path / "e.nc", "--seed", 3, "--engine", "tiny")
+    assert line == "seed 3 made this ensemble; verify with another one"
+
+
+# --- observation files ---
+
+
+def change(path: Path, **changes: Any) -> Path:
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    return path
+
+
+def test_observation_round_trip(observation: Path) -> None:
+    read, seen = read_observation(observation), tiny_observation()
+    for name in ("values", "states", "spread", "window_values", "window_states"):
+        np.testing.assert_array_equal(getattr(read.features, name), getattr(seen, name))
+    assert (read.source, read.recording, read.group) == ("tests", "tiny.npz", "A1")
+    assert read_observation(observation.read_text()).feature_set == FEATURES
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"schema_version": 2}, "observation.json: schema version 2; this code reads 1"),
+        ({"values": None}, "observation.json: this is no observation: KeyError: 'values'"),
+        ({"values": [1.0]}, "observation.json: the observation has (1,) features, its feature set (40,)"),
+        ({"states": ["maybe"] * 40}, "observation.json: this is no observation: KeyError: 'maybe'"),
+        ({"names": ["a", *FEATURES.names[1:]]},
+         "observation.json: its names are not those of its feature set (a)"),
+        ({"units": ["mV", *FEATURES.units[1:]]},
+         "observation.json: its units are not those of its feature set (mV)"),
+        ({"spread": [float("nan")] * 40},
+         "observation.json: its values are not all finite; what is not defined has the value 0"),
+    ],
+)  # fmt: skip
+def test_bad_observations(changes: dict[str, Any], line: str, observation: Path) -> None:
+    with pytest.raises(FeatureError) as caught:
+        read_observation(change(observation, **changes))
+    assert str(caught.value) == line
+
+
+def test_observations_that_do_not_fit_the_posterior(
+    observation: Path, posterior: Path, recording: Path
+) -> None:
+    infer = ("infer", "--features", observation, "--posterior", posterior)
+    change(observation, window_s=60.0)
+    line = "tiny.npz A1 has windows of 60 s, the simulations last 20 s; measure again with --window 20"
+    assert error(*infer) == line
+    call("features", recording, "--set", "isi", "--window", DURATION, "--json", observation)
+    assert error(*infer).startswith("rec.npz has other features than the posterior; give the recording")
+    observation.write_text("{")
+    assert error(*infer).startswith("observation.json is not a JSON file (")

@@ -1,0 +1,132 @@
+"""The numba kernel's own parts: random numbers, the exponential, tabulated counts, the translated equations."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sbi_circuits.circuit import Circuit, PoissonInput, Population, Record, get_circuit
+from sbi_circuits.engines import Protocol
+from sbi_circuits.engines.intrinsics import exp_single
+from sbi_circuits.engines.kernel_numba import NumbaEngine, _poisson_table
+from sbi_circuits.engines.kernel_parts import poisson_counts, poisson_events
+from sbi_circuits.engines.kernel_source import kernel_source
+from sbi_circuits.engines.philox import new_stream, next_word, philox
+from sbi_circuits.engines.setup import Poisson
+from sbi_circuits.engines.translate import translate
+from sbi_circuits.errors import TranslationError, UnknownNameError
+from sbi_circuits.prior import Parameter, Prior
+
+DT = 1e-4
+PRIOR = Prior((Parameter("rate", "Hz", 0.0, 1000.0),))
+
+
+def one_population(equations: str, method: str = "euler", **extra: str) -> Circuit:
+    cells = {"threshold": "v > 20*mV", "reset": "v = 0*mV"} | extra
+    population = Population("cells", "200", equations, method=method, **cells)
+    poisson = PoissonInput("cells", "v", "10", "rate", "0.5*mV")
+    return Circuit("made_up", PRIOR, (population,), inputs=(poisson,), constants={"tau": "20*ms"}, dt=DT)
+
+
+def test_philox_gives_the_published_words() -> None:
+    """Known answers of Random123's kat_vectors for philox4x32-10 (counter and key all zero)."""
+    zero = np.uint64(0)
+    words = [int(w) for w in philox(zero, zero, zero, zero, zero)]
+    assert words == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+
+
+def test_streams_differ_by_key_and_number_and_repeat() -> None:
+    def first(keys: tuple[int, int], stream: int) -> list[int]:
+        words, header = new_stream(keys, stream)
+        return [int(next_word(words, header)) for _ in range(2000)]
+
+    assert first((1, 2), 3) == first((1, 2), 3)
+    assert len({tuple(first(k, s)[:4]) for k in ((1, 2), (2, 1)) for s in (0, 1)}) == 4
+    # 2000 words in 16 cells: chi-square with error probability 1e-6 at a fixed seed.
+    counts = np.bincount(np.array(first((1, 2), 3)) >> 28, minlength=16)
+    assert stats.chisquare(counts).pvalue > 1e-6
+
+
+def test_single_precision_exponential_is_accurate() -> None:
+    x = np.linspace(-86.0, 87.0, 20_001).astype(np.float32)
+    found = np.array([exp_single(v) for v in x], dtype=np.float64)
+    relative = np.abs(found / np.exp(x.astype(np.float64)) - 1.0)
+    assert relative.max() < 3e-7
+
+
+@pytest.mark.parametrize(("rate", "mode"), [(50.0, 1), (400.0, 1), (2000.0, 2)])
+def test_poisson_inputs_have_the_binomial_distribution(rate: float, mode: int) -> None:
+    """Mean and variance of the events of one neuron over 4000 steps x 50 neurons; bounds of 6 standard errors."""
+    entry = Poisson("cells", "v", driven=50, sources=10, rate=rate, weight=1.0)
+    thresholds, guide, (first, driven, found) = _poisson_table(entry, DT)
+    assert found == mode
+    step = poisson_events if mode == 1 else poisson_counts
+    words, header = new_stream((7, 8), 1)
+    counts = np.zeros((4000, 50))
+    for row in counts:
+        step(first, thresholds, guide, driven, 1.0, row, np.zeros(50, np.int32), 0, False, words, header)
+    p, n = rate * DT, counts.size
+    assert abs(counts.mean() - 10 * p) < 6 * np.sqrt(10 * p / n)
+    assert abs(counts.var() / (10 * p * (1 - p)) - 1) < 6 * np.sqrt(3 / n) + 0.02
+    assert abs(counts.mean(0) - 10 * p).max() < 6 * np.sqrt(10 * p / 4000)
+
+
+def test_the_same_kernel_serves_every_configuration_and_size() -> None:
+    """One translation and one source per circuit: sizes and parameters are arguments."""
+    circuit = get_circuit("adex_clustered")
+    parts = tuple(translate(circuit, p, reorder=True) for p in circuit.populations)
+    source = kernel_source(circuit, parts, single=True)
+    assert "2000" not in source and "K[" in source
+    smaller = dataclasses.replace(circuit, constants={**dict(circuit.constants), "n_total": "500"})
+    again = tuple(translate(smaller, p, reorder=True) for p in smaller.populations)
+    assert kernel_source(smaller, again, single=True) == source
+
+
+@pytest.mark.parametrize(
+    ("equations", "named"),
+    [
+        ("dv/dt = -v/tau + 2*mV*xi/tau**0.5 : volt", "xi"),
+        ("dv/dt = (-v + rand()*mV)/tau : volt", "rand()"),
+        ("dv/dt = (-v + mV*arctan(v/mV))/tau : volt", "arctan"),
+    ],
+)
+def test_what_cannot_be_translated_names_the_construct_and_the_engine(equations: str, named: str) -> None:
+    with pytest.raises((TranslationError, Exception), match="brian2|unknown function") as caught:
+        circuit = one_population(equations)
+        NumbaEngine().run(circuit, np.array([10.0]), Protocol(0.01), 0, 0)
+    assert named in str(caught.value)
+
+
+def test_results_do_not_depend_on_what_ran_before() -> None:
+    circuit, engine = one_population("dv/dt = -v/tau : volt"), NumbaEngine()
+    protocol = Protocol(0.5, record=Record(spikes=-1, counts=True, moments=True))
+    theta = np.array([600.0])
+    alone = engine.run(circuit, theta, protocol, 1, 5).recording
+    for index in (3, 4):
+        engine.run(circuit, theta, protocol, 1, index)
+    again = engine.run(circuit, theta, protocol, 1, 5).recording
+    other = engine.run(circuit, theta, protocol, 1, 6).recording
+    assert alone is not None and again is not None and other is not None
+    assert len(alone.times) > 100
+    np.testing.assert_array_equal(alone.times, again.times)
+    assert not np.array_equal(alone.times, other.times)
+
+
+def test_precisions_agree_and_unknown_ones_are_refused() -> None:
+    circuit = one_population("dv/dt = -v/tau : volt")
+    protocol = Protocol(1.0, record=Record(counts=True))
+    rates = []
+    for precision in ("single", "double"):
+        recording = NumbaEngine(precision).run(circuit, np.array([600.0]), protocol, 1, 5).recording
+        assert recording is not None
+        rates.append(recording.counts["cells"].values.sum())
+    assert abs(rates[0] - rates[1]) <= 0.02 * rates[1]
+    with pytest.raises(UnknownNameError, match="valid: double, single"):
+        NumbaEngine("half")
+
+
+def test_a_state_that_leaves_the_numbers_is_an_outcome() -> None:
+    circuit = one_population("dv/dt = v**3/mV**2/tau : volt", threshold="v < -1*volt")
+    simulation = NumbaEngine().run(circuit, np.array([900.0]), Protocol(1.0), 0, 0)
+    assert simulation.outcome.status == "diverged" and simulation.recording is None
