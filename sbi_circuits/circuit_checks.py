@@ -81,7 +81,11 @@ def _own_namespace(population: "Population", known: Mapping[str, Any]) -> dict[s
 
 
 def _input_quantities(population: "Population", circuit: "Circuit") -> dict[str, Any]:
-    shared = [(i.name, i.unit) for i in circuit.inputs if hasattr(i, "steps") and i.target == population.name]
+    shared = [
+        (str(i.name), str(i.unit))  # type: ignore[union-attr]
+        for i in circuit.inputs
+        if hasattr(i, "steps") and i.target == population.name
+    ]
     return declared_quantities(shared)
 
 

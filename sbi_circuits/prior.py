@@ -159,7 +159,7 @@ class Prior:
         """Whether each theta (*, P) lies within the bounds (inclusive): shape (*,)."""
         low = np.array([p.low for p in self.parameters])
         high = np.array([p.high for p in self.parameters])
-        return ((theta >= low) & (theta <= high)).all(-1)
+        return np.asarray(((theta >= low) & (theta <= high)).all(-1))
 
     def to_unit(self, theta: np.ndarray) -> np.ndarray:
         """Cumulative probability of each parameter: theta (*, P) to the unit cube."""

@@ -221,7 +221,8 @@ def _lists(matrix: np.ndarray, always: bool = False) -> pa.Array:
 def decode(content: pa.Table, manifest: Manifest, wanted: Sequence[str]) -> Rows:
     n = len(content)
     found: dict[str, np.ndarray] = {}
-    for name, kind in {"index": np.int64, "seed": np.int64, "wall_s": np.float64, "weight": np.float64, **_TEXTS}.items():
+    numbers = {"index": np.int64, "seed": np.int64, "wall_s": np.float64, "weight": np.float64}
+    for name, kind in {**numbers, **_TEXTS}.items():
         found[name] = np.array(content[name].to_pylist() if name in wanted else [], dtype=kind)
     for name, columns in _blocks(manifest).items():
         found[name] = _matrix(content, columns, n if name in wanted else 0)

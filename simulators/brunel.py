@@ -26,9 +26,12 @@ def _cells(name: str, size: str) -> Population:
 
 def _projections() -> tuple[Projection, ...]:
     effect = "v_post += weight"
-    excitatory = [Projection(f"e2{t[0]}", "exc", t, FixedIndegree("C_E"), "J", effect, "delay") for t in ("exc", "inh")]
-    inhibitory = [Projection(f"i2{t[0]}", "inh", t, FixedIndegree("C_I"), "-g*J", effect, "delay") for t in ("exc", "inh")]
-    return tuple(excitatory + inhibitory)
+    kinds = (("exc", FixedIndegree("C_E"), "J"), ("inh", FixedIndegree("C_I"), "-g*J"))
+    return tuple(
+        Projection(f"{source[0]}2{target[0]}", source, target, wiring, weight, effect, "delay")
+        for source, wiring, weight in kinds
+        for target in ("exc", "inh")
+    )
 
 
 def circuit() -> Circuit:

@@ -47,7 +47,7 @@ def random_flow(family: str, transform: str, parameters: int) -> ConditionalFlow
         x = torch.randn(300, 3, generator=random)
         z = x[:, :1] + 0.5 * x[:, 1:2] + torch.randn(300, parameters, generator=random)
         ones = torch.ones(300)
-            flow.start.fit(z[:200], x[:200], ones[:200], z[200:], x[200:], ones[200:])
+        flow.start.fit(z[:200], x[:200], ones[:200], z[200:], x[200:], ones[200:])
     return flow.double().eval()
 
 

@@ -11,7 +11,9 @@ from sbi_circuits.inference.restriction import restrict
 from sbi_circuits.inference.truncated import truncated_prior
 from sbi_circuits.prior import Parameter, Prior
 
-PRIOR = Prior((Parameter("a", "1", 0.0, 1.0), Parameter("b", "mV", -10.0, 10.0), Parameter("c", "ms", 1.0, 100.0, "log")))
+PRIOR = Prior(
+    (Parameter("a", "1", 0.0, 1.0), Parameter("b", "mV", -10.0, 10.0), Parameter("c", "ms", 1.0, 100.0, "log"))
+)
 
 
 def wanted(theta: np.ndarray) -> np.ndarray:

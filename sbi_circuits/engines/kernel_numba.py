@@ -15,8 +15,8 @@ from scipy.special import bdtr, bdtrik
 
 from sbi_circuits.circuit import Circuit, EarlyStop
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
-from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.kernel_parts import DIVERGED, OK, SATURATED, SILENT
+from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream
 from sbi_circuits.engines.setup import Cells, Poisson, Setup, prepare, timestep
 from sbi_circuits.engines.translate import Translation, translate

@@ -52,7 +52,7 @@ class _Printer(ast.NodeTransformer):
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         assert isinstance(node.slice, ast.Constant)
-        return ast.Name(f"k{node.slice.value}")
+        return ast.Name(f"k{node.slice.value!r}")
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         assert isinstance(node.func, ast.Name)
@@ -90,12 +90,12 @@ def _print(expression: str, single: bool) -> str:
 def _indices(expressions: Iterable[str]) -> list[int]:
     """Which invariants the expressions use."""
     used = {
-        node.slice.value
+        int(node.slice.value)  # type: ignore[arg-type]
         for e in expressions
         for node in ast.walk(ast.parse(e, mode="eval"))
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
     }
-    return sorted(used)  # type: ignore[type-var]
+    return sorted(used)
 
 
 def _constants(expressions: Iterable[str]) -> list[str]:

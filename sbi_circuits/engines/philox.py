@@ -4,6 +4,8 @@ Salmon et al. 2011, SC11, "Parallel random numbers: as easy as 1, 2, 3". The cou
 (block, block high, stream, 0), the key belongs to one simulation; so every word has an address.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -19,7 +21,7 @@ _NEXT, _BLOCK, _K0, _K1, _STREAM = range(5)
 
 
 @njit(cache=True, inline="always")
-def philox(c0: int, c1: int, c2: int, k0: int, k1: int) -> tuple[int, int, int, int]:
+def philox(c0: Any, c1: Any, c2: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:
     """Four 32-bit words (held in uint64) at counter (c0, c1, c2, 0) under the key (k0, k1)."""
     c3 = np.uint64(0)
     for _ in range(10):
@@ -53,7 +55,7 @@ def refill(words: np.ndarray, header: np.ndarray) -> None:
 
 
 @njit(cache=True, inline="always")
-def next_word(words: np.ndarray, header: np.ndarray) -> int:
+def next_word(words: np.ndarray, header: np.ndarray) -> Any:
     """The next 32-bit word of the stream, as uint64."""
     if header[_NEXT] == np.uint64(WORDS):
         refill(words, header)
@@ -63,7 +65,7 @@ def next_word(words: np.ndarray, header: np.ndarray) -> int:
 
 
 @njit(cache=True, inline="always")
-def below(words: np.ndarray, header: np.ndarray, n: int) -> int:
+def below(words: np.ndarray, header: np.ndarray, n: int) -> Any:
     """A uniform integer in [0, n), n < 2**31, by multiply and shift (bias below n / 2**32)."""
     return np.int64((next_word(words, header) * np.uint64(n)) >> _SHIFT)
 

@@ -9,6 +9,7 @@ import ast
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, Population
 from sbi_circuits.circuit_checks import reset_statements
@@ -106,7 +107,8 @@ class _Translator:
             i.name for i in self.circuit.inputs if isinstance(i, CurrentSteps) and i.target == self.population.name
         )
         self.variables = tuple(sorted(self.equations.diff_eq_names | self.equations.parameter_names - {*self.shared}))
-        self.subexpressions = {e.varname: str(e.expr.code) for e in self.equations.values() if e.type == "subexpression"}
+        written = [e for e in self.equations.values() if e.type == "subexpression"]
+        self.subexpressions = {e.varname: str(e.expr.code) for e in written}
         self.varying = {*self.variables, *self.shared, "t", "i", "not_refractory"}
         if self.equations.stochastic_variables:
             noise = ", ".join(sorted(self.equations.stochastic_variables))
@@ -183,7 +185,7 @@ class _Hoist(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         # The function's name is not a value; only the arguments are rewritten.
-        arguments = [self.visit(a) for a in node.args]
+        arguments: list[Any] = [self.visit(a) for a in node.args]
         return ast.Call(node.func, arguments, [])
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
@@ -192,11 +194,12 @@ class _Hoist(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant) and node.right.value in (2, 3, 4):
+        power = node.right.value if isinstance(node.right, ast.Constant) else None
+        if isinstance(node.op, ast.Pow) and isinstance(power, int) and power in (2, 3, 4):
             # A small power of a varying value is a product, which every back end does exactly as Brian2's C code.
             base = self.visit(node.left)
             product: ast.expr = base  # type: ignore[assignment]
-            for _ in range(int(node.right.value) - 1):
+            for _ in range(power - 1):
                 product = ast.BinOp(product, ast.Mult(), base)  # type: ignore[arg-type]
             return product
         if self.translator.reorder and isinstance(node.op, (ast.Mult, ast.Div)):
@@ -212,7 +215,7 @@ class _Hoist(ast.NodeTransformer):
         fixed_below = [f for f in below if not self.translator.is_varying(f)]
         result = _multiply([self.visit(f) for f in above if self.translator.is_varying(f)])  # type: ignore[misc]
         if fixed or fixed_below:
-            constant = _multiply(fixed) if fixed else ast.Constant(1.0)
+            constant: Any = _multiply(fixed) if fixed else ast.Constant(1.0)
             for factor in fixed_below:
                 constant = ast.BinOp(constant, ast.Div(), factor)
             hoisted = self.translator.hoist(constant)

@@ -1,0 +1,506 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # From a recording to a verified ensemble
+#
+# A culture of rat cortical neurons fires in network bursts. Which configurations of a spiking network with
+# 28 free parameters burst like it? This notebook answers the question for one culture, step by step, and
+# then for the same culture on four days of its development:
+#
+#     prior -> theta -> simulate -> recording -> features -> table -> flow -> posterior -> ensemble -> verify
+#
+# It is `make demo` taken apart. At full size it takes about a quarter of an hour on two cores; with the
+# environment variable `SBI_CIRCUITS_TUTORIAL_SIZE=small` it shows that every step runs, in under a minute,
+# and its figures then mean nothing.
+
+# %%
+# %matplotlib inline
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import sbi_circuits
+from sbi_circuits import get_circuit, plots, read_recording, simulate, train
+from sbi_circuits.cultures import DAYS, SOURCE, WINDOW, culture, culture_features, plate, typical_well
+from sbi_circuits.demo import demo_table
+from sbi_circuits.ensemble import build_ensemble, verify
+from sbi_circuits.features import DEFINED
+from sbi_circuits.inference import TrainingConfig
+from sbi_circuits.plots.style import ACCENT, GREY, INK, SMALL, blank, label, thin
+from sbi_circuits.report import simulate_best
+from sbi_circuits.results import save_ensemble
+
+# %% [markdown]
+# Everything that can be changed stands here. `RECORDINGS` is where the four recordings of the plate may lie;
+# they are not part of the repository, and nothing below depends on them.
+
+
+# %%
+@dataclass(frozen=True)
+class Size:
+    """Verified members wanted and draws allowed, for the main day and for each other day; and how to train."""
+
+    members: int
+    draws: int
+    members_a_day: int
+    draws_a_day: int
+    shown_s: float
+    workers: int
+    config: TrainingConfig | None
+
+
+QUICK = TrainingConfig(transform="coupling", members=1, hidden=24, layers=1, epochs=2)
+SIZES = {
+    "small": Size(1, 2, 1, 1, 2.0, 1, QUICK),
+    "full": Size(20, 60, 10, 40, 20.0, os.cpu_count() or 1, None),
+}
+SIZE = SIZES[os.environ.get("SBI_CIRCUITS_TUTORIAL_SIZE", "full")]
+DAY, SEED = 20, 0
+WELL = typical_well(DAY)
+OUT = Path("output")
+pd.options.display.width = 150
+RECORDINGS = Path(sbi_circuits.__file__).parents[2] / "shared" / "data" / "cultures"
+
+print(f"{SOURCE}\nwell {WELL}, day {DAY}")
+
+# %% [markdown]
+# ## 1. The plate
+#
+# The plate has 48 wells with 16 electrodes each, recorded for about 15 minutes on days 9, 14, 20 and 23 in
+# vitro. 35 wells are active on all four days. The package ships what this project measured in them: 22
+# features of the network bursts in every window of 60 s, because the simulations below last 60 s too.
+#
+# A feature has a *state* besides its value. It is **defined** (a number), **undefined** (the recording has
+# no such quantity: without three bursts in a minute there is no coefficient of variation of their intervals)
+# or **unobserved** (electrodes cannot measure it: an electrode sums an unknown number of cells, so absolute
+# rates mean nothing). What is not defined is shown as a dash; pandas wants NaN for it, the toolkit never
+# uses one. The value of a well is the mean over the windows that define it, provided that at least half of
+# them do.
+
+# %%
+features = culture_features()
+names = [name.removeprefix("bursts.") for name in features.names]
+measured = pd.DataFrame(
+    [
+        {"day": r.day, "well": r.well}
+        | {
+            name: value if state == DEFINED else np.nan
+            for name, value, state in zip(names, r.features.values, r.features.states, strict=True)
+        }
+        for r in plate()
+    ]
+)
+units = dict(zip(names, map(plots.unit_text, features.units), strict=True))
+
+
+def quartiles(values):
+    """Median and quartiles over the wells, and how many wells define the feature where not all do."""
+    n = int(values.notna().sum())
+    if not n:
+        return "-"
+    low, middle, high = values.quantile([0.25, 0.5, 0.75])
+    return f"{middle:.3g} [{low:.3g}, {high:.3g}]" + (f" ({n})" if n < len(values) else "")
+
+
+by_day = measured.drop(columns="well").groupby("day").agg(quartiles).T
+by_day.insert(0, "unit", [units[name] for name in by_day.index])
+print("median [quartiles] over 35 wells; in brackets how many wells define the feature, where not all do\n")
+print(by_day.to_string())
+
+# %% [markdown]
+# Bursts become more frequent over the two weeks. Be careful with what a window of a minute can say about
+# rare events: on day 9 a typical well bursts less than twice a minute, so the CV of its intervals is
+# undefined, and the mean interval, about 10 s, is that of the minutes which happened to hold two bursts; 1.7
+# bursts a minute are one in 35 s. Simulations of 60 s have the same bias, which is why both sides are
+# measured in the same windows. The wells one by one:
+
+# %%
+SHOWN = {
+    "rate_per_minute": "bursts/min",
+    "interval_mean": "interval (s)",
+    "interval_cv": "CV",
+    "width_mean": "width (s)",
+}
+wells = measured.pivot(index="well", columns="day", values=list(SHOWN)).rename(columns=SHOWN)
+wells = wells.loc[sorted(wells.index, key=lambda name: (name[0], int(name[1:])))]
+print(wells.to_string(na_rep="-", float_format="%.2f"))
+
+
+# %%
+def over_days(names, chosen):
+    """One panel per feature: every well in grey, the chosen one in black, the median in blue."""
+    fig = blank(7.2, 2.3)
+    for ax, (name, title) in zip(fig.subplots(1, len(names)), names.items(), strict=True):
+        table = measured.pivot(index="day", columns="well", values=name)
+        thin(ax, "left", "bottom").plot(table.index, table, color=GREY, lw=0.5, alpha=0.5)
+        ax.plot(table.index, table[chosen], "o-", color=INK, lw=1.0, ms=3)
+        ax.plot(table.index, table.median(axis=1), "o-", color=ACCENT, lw=1.6, ms=3)
+        ax.set(xticks=DAYS, ylim=(0, None))
+        label(ax, "day in vitro", title)
+    fig.suptitle(f"35 wells; blue: median, black: well {chosen}", fontsize=SMALL + 1, x=0.01, ha="left")
+    return fig
+
+
+over_days(SHOWN, WELL)
+
+# %% [markdown]
+# ## 2. One culture
+#
+# The observation is day 20 of the well that lies nearest the median of its day. Where the recording is at
+# hand, we look at it and measure it again; the shipped values must come out.
+
+# %%
+observation = culture(DAY, WELL)
+recording_file = RECORDINGS / f"epa_20140507_MW1007-103_div{DAY:02d}.npz"
+recording = read_recording(recording_file, group=WELL) if recording_file.exists() else None
+if recording is None:
+    print(f"no recording {recording_file.name}: the shipped feature values are used")
+else:
+    again = features.measure_windows(recording, WINDOW)
+    same = np.allclose(again.values, observation.values, rtol=1e-4, atol=1e-6)
+    print(f"{recording.n_units} electrodes, {recording.duration:.0f} s, {len(recording.times)} spikes")
+    print(f"measured again: {'the' if same else 'NOT the'} shipped values")
+
+# %%
+if recording is not None:
+    start = recording.t0
+    shown = plots.raster(recording, (start, start + 60.0), title=f"well {WELL}, day {DAY}: the first minute")
+else:
+    shown = "no recording, no raster"
+shown
+
+# %% [markdown]
+# A recording of your own takes the same two lines, `read_recording(file, group=...)` and
+# `features.measure_windows(recording, WINDOW)`. Files may be `.npz`, NWB, or of any format that neo reads.
+#
+# ## 3. The circuit and its prior
+#
+# The circuit is written once, in Brian2's equation language: 2000 adaptive exponential integrate-and-fire
+# neurons with clustered excitatory connections, of which some are driven by Poisson input (Gao et al. 2024).
+
+# %%
+circuit = get_circuit("adex_clustered")
+print(f"{circuit.title}\n{circuit.source}\n{circuit.population('exc').equations}")
+for p in circuit.projections:
+    print(f"{p.name:12} {p.source} -> {p.target}, weight {p.weight}, {p.wiring}")
+
+# %% [markdown]
+# The prior is what we hold possible before looking at data: 28 independent uniform distributions, with the
+# bounds that were published.
+
+# %%
+defaults = dict(circuit.defaults)
+pd.DataFrame(
+    {
+        "parameter": p.name,
+        "unit": "" if p.unit == "1" else p.unit,
+        "low": p.low,
+        "high": p.high,
+        "scale": p.scale,
+        "default": defaults[p.name],
+    }
+    for p in circuit.prior.parameters
+).set_index("parameter")
+
+# %% [markdown]
+# One simulation of the default configuration, with the fastest engine that is there. `engine="brian2"` runs
+# the same circuit in Brian2, which is the reference and much slower.
+
+# %%
+(simulation,) = simulate(circuit, circuit.default_theta(), SIZE.shown_s, seed=SEED)
+plots.raster(simulation.recording, title="the default configuration")
+
+# %% [markdown]
+# This is not what the culture does: it fires all the time. Somewhere in 28 dimensions there are
+# configurations that burst a few times a minute and are almost silent in between.
+#
+# ## 4. The table
+#
+# Simulating from the prior is mostly in vain: about three quarters of its configurations are silent or
+# saturated, and of the others few burst. The table that the package ships was therefore made in rounds: a
+# part comes from the prior, the rest from proposals aimed at bursting. Rows say what they were drawn from
+# and carry an importance weight, so that training still answers for the published prior.
+
+# %%
+table = demo_table()
+protocol = table.manifest.protocol
+rows = table.read()
+print(f"{len(rows)} simulations of {protocol['duration']:g} s after a warm-up of {protocol['warmup']:g} s")
+drawn_from = pd.Series(rows.proposal).str.partition("@")[0].rename("drawn from")
+outcome = pd.Series(rows.outcome, name="outcome")
+print(pd.crosstab(drawn_from, outcome, margins=True, margins_name="all").to_string())
+
+# %% [markdown]
+# An outcome is data, not an accident:
+#
+# - **ok**: the simulation ran to its end; only these rows are trained on;
+# - **silent**, **saturated**: the first second after the transient showed that the cells do not fire, or
+#   fire as fast as their refractory period allows; the simulation was stopped there;
+# - **diverged**, **failed**: numbers left their range, or something broke; the row keeps the reason.
+#
+# Whether a posterior can say anything about the culture depends on whether the table holds dynamics like its
+# own. The simulations are seen as the electrodes see the culture: random groups of 5 cells are summed into
+# 16 channels.
+
+# %%
+ok = rows.outcome == "ok"
+seen = observation.states == DEFINED
+
+
+def beside(f):
+    """Observed value of feature f, and what the table holds."""
+    defined = ok & (rows.states[:, f] == DEFINED)
+    low, middle, high = np.quantile(rows.values[defined, f], [0.05, 0.5, 0.95]) if defined.any() else [np.nan] * 3
+    return {
+        "feature": features.names[f],
+        "culture": observation.values[f],
+        "sd over windows": observation.spread[f],
+        "table 5 %": low,
+        "median": middle,
+        "95 %": high,
+        "defined in": f"{defined.sum() / ok.sum():.0%}",
+    }
+
+
+pd.DataFrame([beside(f) for f in np.flatnonzero(seen)]).set_index("feature").round(3)
+
+# %% [markdown]
+# ## 5. Train, and look at what the posterior knows
+#
+# A conditional normalizing flow learns the distribution of theta given the features. Several are trained and
+# averaged: where the table is too small to decide, they disagree, and their mixture is honest about it. The
+# settings are derived from the number of rows.
+
+# %%
+posterior = train(table, SIZE.config, progress=False, seed=SEED)
+print("\n".join(line for line in posterior.log if " epoch " not in line))
+
+# %% [markdown]
+# The last line is the one to read. The gain over the prior, in nats, is how much better than the prior the
+# posterior predicts configurations it was not trained on, given their features. Zero means that nothing was
+# learned; a much higher gain on the rows it was trained on means that it has begun to learn them by heart.
+
+# %%
+plots.training_curve(posterior)
+
+# %% [markdown]
+# Before asking for configurations, ask whether the observation is one that the simulations could have
+# produced. A flow answers with confidence far away from anything it has seen; this check says when.
+
+# %%
+check = posterior.check(observation)
+print(check.summary())
+
+# %% [markdown]
+# `posterior(x)` is a distribution. Its marginals against the prior show which parameters the 60 s statistics
+# of bursts constrain, one at a time. Most stay wide, and that is an answer too: many different circuits
+# burst alike. Directions that are constrained only jointly do not show here.
+
+# %%
+theta = posterior(observation).sample(2000, SEED)
+plots.marginals(theta, posterior.prior, title=f"posterior of well {WELL}, day {DAY}")
+
+
+# %%
+def width(configurations):
+    """Width of the central 90 % of each parameter as a share of the prior's."""
+    low, high = np.quantile(posterior.prior.to_unit(configurations), [0.05, 0.95], axis=0)
+    return pd.Series((high - low) / 0.9, index=posterior.prior.names)
+
+
+print("the parameters known best; 1 is the width of the prior\n")
+print(width(theta).sort_values().head(8).round(2).to_string())
+
+# %% [markdown]
+# ## 6. The ensemble: nothing is believed until it is simulated again
+#
+# Draws from the posterior are candidates. Each is simulated again with two seeds and measured as the culture
+# was. It is **verified** if every feature the culture defines agrees, and every feature the culture lacks is
+# lacking there too. The unit of a difference is the standard deviation it would have if culture and
+# simulation were one circuit: its variability from seed to seed, and the sampling error of the recording.
+# The bound is set so that the right circuit is rejected with a probability of 5 %, over all features
+# together.
+
+# %%
+ensemble = build_ensemble(
+    posterior, observation, SIZE.members, max_draws=SIZE.draws, seed=SEED, workers=SIZE.workers, progress=False
+)
+print(ensemble.summary())
+print(f"wrote {save_ensemble(ensemble, OUT / 'ensemble.nc')}")
+
+# %% [markdown]
+# The **yield** is the share of draws that were verified. What the others failed in says where circuit and
+# culture, or posterior and circuit, differ: each share counts the draws that disagree in this feature,
+# whatever else they disagree in.
+
+# %%
+pd.Series(ensemble.rejections(), name="share of draws").head(12).round(2).to_frame()
+
+# %% [markdown]
+# Feature by feature: each dot is one configuration, the band is what counts as agreement, and the ticks are
+# windows of the recording. A row with all dots on one side is a feature that this circuit, as far as this
+# posterior knows it, does not reproduce.
+
+# %%
+plots.feature_comparison(ensemble, title=f"well {WELL}, day {DAY}")
+
+# %%
+best = simulate_best(ensemble)
+title = "the closest verified configuration" if ensemble.verified.any() else "the closest one (not verified)"
+best.outcome if best.recording is None else plots.raster(best.recording, title=f"{title}, another seed")
+
+# %% [markdown]
+# Being verified is itself a measurement with noise: a configuration at the edge of agreement passes with one
+# pair of seeds and fails with another. Simulating the members once more, with new seeds, says how firm the
+# verdict is.
+
+# %%
+if ensemble.verified.any():
+    again = verify(ensemble, seed=SEED + 1, workers=SIZE.workers, progress=False)
+    print(f"{again.verified.sum()} of {len(again.theta)} members agree again with new seeds")
+else:
+    print("no configuration was verified: there is nothing to simulate once more")
+
+# %% [markdown]
+# Pairs of the verified members, where there are enough of them, show what the marginals cannot: parameters
+# that compensate for one another.
+
+# %%
+enough = len(ensemble.members) >= 5
+shown = ensemble.members if enough else theta[:300]
+plots.pair(shown, posterior.prior, title="verified members" if enough else "posterior draws, not verified")
+
+# %% [markdown]
+# ## 7. One culture over four days
+#
+# The posterior is amortised: the same flows answer for every day of the same well, without training again.
+# Only the verification is simulated anew.
+
+# %%
+observations = {day: culture(day, WELL) for day in DAYS}
+ensembles = {DAY: ensemble}
+for day in [d for d in DAYS if d != DAY]:
+    ensembles[day] = build_ensemble(
+        posterior,
+        observations[day],
+        SIZE.members_a_day,
+        max_draws=SIZE.draws_a_day,
+        seed=SEED,
+        workers=SIZE.workers,
+        progress=False,
+    )
+draws = {day: posterior(x).sample(2000, SEED) for day, x in observations.items()}
+
+
+def day_row(day):
+    """What was observed on a day, and what came of it."""
+    x, found = observations[day], ensembles[day]
+    rate = x.values[features.names.index("bursts.rate_per_minute")]
+    inside = posterior.check(x).inside
+    return {
+        "day": day,
+        "bursts/min": round(float(rate), 1),
+        "features defined": int((x.states == DEFINED).sum()),
+        "inside the simulations": inside,
+        "drawn": len(found.theta),
+        "verified": int(found.verified.sum()),
+        "yield": f"{found.yield_:.0%}",
+        "rejected most by": next(iter(found.rejections()), "-"),
+    }
+
+
+days = pd.DataFrame([day_row(day) for day in DAYS]).set_index("day")
+print(days.to_string())
+
+# %% [markdown]
+# Yields of different days are not a ranking of the fits. A day with fewer defined features has fewer chances
+# to disagree, and a shorter list of things that were tested.
+
+
+# %%
+def marginals_by_day():
+    """Every parameter over the range of its prior: by day median, 50 % and 90 % of the posterior, and members."""
+    shades = ["#9ecae1", "#4292c6", "#08519c", "#08306b"]
+    prior = posterior.prior
+    fig = blank(7.0, 0.9 + 0.34 * len(prior))
+    ax = thin(fig.add_subplot(), "bottom")
+    for k, (day, colour) in enumerate(zip(DAYS, shades, strict=True)):
+        u, members = prior.to_unit(draws[day]), prior.to_unit(ensembles[day].members)
+        low, q1, middle, q3, high = np.quantile(u, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
+        y = np.arange(len(prior)) + 0.2 * (k - 1.5)
+        ax.hlines(y, low, high, color=colour, lw=0.8)
+        ax.hlines(y, q1, q3, color=colour, lw=2.6, label=f"day {day}")
+        ax.plot(middle, y, "o", ms=2.8, mfc="white", mec=colour, mew=0.8)
+        ax.plot(members.ravel(), np.tile(y, len(members)), "|", ms=3.5, mew=0.5, color=INK, alpha=0.6)
+    ax.set(xlim=(0, 1), ylim=(len(prior) - 0.4, -0.6), yticks=range(len(prior)), xticks=[0, 0.5, 1])
+    ax.set_yticklabels([p.label or p.name for p in prior.parameters])
+    ax.tick_params(axis="y", length=0)
+    ax.legend(ncols=4, fontsize=SMALL, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+    label(ax, "position in the range of the prior; ticks: verified members")
+    return fig
+
+
+marginals_by_day()
+
+# %% [markdown]
+# Did a parameter move over development? A difference between medians counts only beside the width of the
+# posteriors. The table gives, for the parameters that move most, the medians by day and the largest
+# difference between two days in units of the posterior's standard deviation. Below about 2 the same circuit
+# could stand behind all four days, as far as this parameter is concerned.
+
+# %%
+medians = pd.DataFrame({f"day {d}": np.median(draws[d], axis=0) for d in DAYS}, index=posterior.prior.names)
+u = np.array([posterior.prior.to_unit(draws[d]) for d in DAYS])
+moved = np.ptp(np.median(u, axis=1), axis=0) / u.std(axis=1).mean(axis=0)
+medians["unit"] = ["" if unit == "1" else unit for unit in posterior.prior.units]
+medians["moved (sd)"] = moved
+print(medians.sort_values("moved (sd)", ascending=False).head(8).to_string(float_format="%.3g"))
+
+# %% [markdown]
+# ## 8. What to trust
+#
+# The figures of this very run:
+
+# %%
+figures = posterior.provenance["validation"]
+gain, error = figures["validation_gain"], figures["validation_gain_error"]
+print(f"trained on {ok.sum()} simulations for {len(posterior.prior)} parameters")
+print(f"gain over the prior on held-out rows: {gain:.1f} +- {error:.1f} nats")
+print(f"observation of day {DAY}: {'inside' if check.inside else 'OUTSIDE'} the simulations")
+for day in DAYS:
+    n, m = int(ensembles[day].verified.sum()), len(ensembles[day].theta)
+    print(f"day {day}: {n} of {m} draws reproduced the culture when they were simulated again")
+
+# %% [markdown]
+# - **The verified members** are what this notebook found. Each of them, simulated again, reproduced what was
+#   measured in the culture, within the stated rule. They are examples, not all there is, and the rule knows
+#   only the features in it.
+# - **The marginals** are what so small a table can tell about 28 parameters. They are wide where the table
+#   is thin as well as where the data say nothing, and the two cannot be told apart without simulating more.
+#   A larger table of your own continues this one: `sbi-circuits simulate`, then `sbi-circuits infer --table
+#   ... --table ...`.
+# - **Observations outside the simulations** get an answer too, and it should not be believed. A low yield
+#   says the same more slowly.
+# - **A culture is not this circuit.** Agreement in the statistics of network bursts, seen through 16
+#   electrodes, does not make the configuration the mechanism. It makes it one of many circuits of this kind
+#   that a recording like this cannot exclude.
+# - **Electrodes are not cells.** Absolute rates are not compared at all; which cells an electrode hears, and
+#   how many, is modelled crudely (5 random ones).
+#
+# The data: Cotterill et al. 2016, doi 10.1177/1087057116640520. The circuit: Gao et al. 2024, doi
+# 10.1101/2024.08.21.608969.
