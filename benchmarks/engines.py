@@ -3,9 +3,10 @@
     python benchmarks/engines.py            print the table
     python benchmarks/engines.py --write    also write it into benchmarks/RESULTS.md
 
-Seconds are processor seconds of the simulation, per second of simulated time: building networks, drawing
-synapses and compiling are left out for every engine, or reported apart. Repeats are interleaved, so that
-another load on the machine meets all engines alike.
+Seconds are processor seconds of the simulation, per second of simulated time. Brian2's building of networks,
+drawing of synapses and compiling are left out; the kernel's drawing of synapses is included. All engines
+simulate the same networks for the same time, because the rate falls over the first seconds and costs with it.
+Repeats are interleaved, so that another load on the machine meets all engines alike.
 """
 
 import argparse
@@ -102,7 +103,7 @@ def kernel(circuit: Circuit, theta: np.ndarray, duration: float, index: int) -> 
     return Timing(duration, seconds, counts.values.sum() / counts.size / duration, "synapses included")
 
 
-def measure(durations: dict[str, float], repeats: int) -> dict[str, list[Timing]]:
+def measure(duration: float, repeats: int) -> dict[str, list[Timing]]:
     """Time all engines in turn, `repeats` times; repeat k simulates the same network everywhere."""
     circuit = get_circuit("adex_clustered")
     theta = circuit.default_theta()
@@ -112,9 +113,9 @@ def measure(durations: dict[str, float], repeats: int) -> dict[str, list[Timing]
     found: dict[str, list[Timing]] = {name: [] for name in runs}
     for k in range(repeats):
         for name, run in runs.items():
-            found[name].append(run(circuit, theta, durations[name], k))
+            found[name].append(run(circuit, theta, duration, k))
             timing = found[name][-1]
-            print(f"  repeat {k + 1}, {name}: {timing.cost:.4f} s per s, {timing.rate:.1f} Hz, {timing.note}")
+            print(f"  repeat {k + 1}, {name}: {timing.cost:.4f} s per s, {timing.rate:.1f} Hz, {timing.note}", flush=True)
     return found
 
 
@@ -143,6 +144,11 @@ def machine() -> str:
     return f"{_processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}"
 
 
+def load() -> str:
+    """How many processes want to run: above the number of cores, the figures are those of a busy machine."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     match = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
@@ -165,21 +171,18 @@ def main() -> None:
     add = parser.add_argument
     add("--write", action="store_true", help=f"write the table into {RESULTS.name}")
     add("--repeats", type=int, default=3)
-    add("--runtime", type=float, default=2.0, help="simulated seconds in Brian2's runtime mode")
-    add("--standalone", type=float, default=10.0, help="simulated seconds in C++ standalone mode")
-    add("--kernel", type=float, default=20.0, help="simulated seconds in the kernel")
+    add("--duration", type=float, default=20.0, help="simulated seconds, the same for every engine")
     options = parser.parse_args()
     print(machine(), flush=True)
-    durations = {RUNTIME: options.runtime, STANDALONE: options.standalone, KERNEL: options.kernel}
-    result = table(measure(durations, options.repeats))
+    busy = load()
+    result = table(measure(options.duration, options.repeats))
     print(result)
     if options.write:
-        simulated = ", ".join(f"{name} {duration:g} s" for name, duration in durations.items())
         write(
             f"{HEADING}\n`make bench-engines`, {datetime.date.today()}. The check configuration of "
             f"`adex_clustered` (2000 neurons, about 253,000 synapses), one core, {options.repeats} "
-            f"interleaved repeats; simulated: {simulated}. Processor seconds of the simulation.\n\n"
-            f"{result}\n\n{machine()}\n"
+            f"interleaved repeats of {options.duration:g} simulated seconds. Processor seconds of the "
+            f"simulation.\n\n{result}\n\n{machine()}; load average {busy} before and {load()} after.\n"
         )
         print(f"wrote {RESULTS}")
 

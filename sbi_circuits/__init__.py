@@ -7,20 +7,23 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
-    "campaign": ("Campaign",),
+    "campaign": ("Campaign", "TableProposal", "run_campaign"),
     "circuit": (
         "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "Explicit", "FixedIndegree", "FixedTotal",
         "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Record",
         "get_circuit", "list_circuits", "register",
     ),
-    "ensemble": ("Ensemble",),
-    "features": ("FeatureSet",),
-    "inference": ("Posterior", "load_posterior", "train"),
+    "engines": ("Protocol", "get_engine"),
+    "ensemble": ("Ensemble", "build_ensemble", "observe", "verify"),
+    "features": ("FeatureSet", "FeatureValues", "WindowedFeatures"),
+    "inference": ("Posterior", "TrainingConfig", "load_posterior", "train"),
     "prior": ("Parameter", "Prior"),
-    "readers": ("read_recording",),
+    "readers": ("list_groups", "read_recording", "write_recording"),
     "recording": ("Outcome", "Recording"),
+    "results": ("load_ensemble", "save_ensemble", "to_inference_data"),
     "simulation": ("simulate",),
-    "table": ("Table",),
+    "table": ("Table", "concat"),
+    "verification": ("Criterion",),
 }  # fmt: skip
 _EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -147,7 +147,8 @@ def build_ensemble(
     theta = distribution.sample(limit, seed)
     campaign = _campaign(posterior, circuit, theta, rule.repeats, seed, engine)
     with tempfile.TemporaryDirectory() as temporary:
-        path = Path(folder) if folder is not None else Path(temporary)
+        # Named by what is simulated: other draws in the same folder do not get in the way.
+        path = (Path(folder) if folder is not None else Path(temporary)) / campaign.digest[:12]
         table, drawn, found = _until_enough(campaign, path, n, seen, posterior.encoder, rule, workers, progress)
         values, states, outcomes = _stack(table.read(), drawn, rule.repeats)
     theta = theta[:drawn]

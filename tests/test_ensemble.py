@@ -82,8 +82,9 @@ def test_draws_run_out() -> None:
 
 def test_resumes_from_kept_simulations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build(folder=tmp_path / "kept")
-    parts = sorted((tmp_path / "kept" / "parts").iterdir())
-    assert len(Table.open(tmp_path / "kept")) == len(first.theta) * 2
+    (table,) = (tmp_path / "kept").iterdir()
+    parts = sorted((table / "parts").iterdir())
+    assert len(Table.open(table)) == len(first.theta) * 2
     parts[1].unlink()
     runs = []
     original = TinyEngine.run

@@ -35,15 +35,12 @@ import numpy as np
 import pandas as pd
 
 import sbi_circuits
-from sbi_circuits import get_circuit, plots, read_recording, simulate, train
+from sbi_circuits import TrainingConfig, get_circuit, plots, read_recording, save_ensemble, simulate, train, verify
 from sbi_circuits.cultures import DAYS, SOURCE, WINDOW, culture, culture_features, plate, typical_well
 from sbi_circuits.demo import demo_table
-from sbi_circuits.ensemble import build_ensemble, verify
 from sbi_circuits.features import DEFINED
-from sbi_circuits.inference import TrainingConfig
 from sbi_circuits.plots.style import ACCENT, GREY, INK, SMALL, blank, label, thin
 from sbi_circuits.report import simulate_best
-from sbi_circuits.results import save_ensemble
 
 # %% [markdown]
 # Everything that can be changed stands here. `RECORDINGS` is where the four recordings of the plate may lie;
@@ -60,14 +57,15 @@ class Size:
     members_a_day: int
     draws_a_day: int
     shown_s: float
+    tried: int
     workers: int
     config: TrainingConfig | None
 
 
 QUICK = TrainingConfig(transform="coupling", members=1, hidden=24, layers=1, epochs=2)
 SIZES = {
-    "small": Size(1, 2, 1, 1, 2.0, 1, QUICK),
-    "full": Size(20, 60, 10, 40, 20.0, os.cpu_count() or 1, None),
+    "small": Size(1, 2, 1, 1, 2.0, 3, 1, QUICK),
+    "full": Size(20, 60, 10, 40, 20.0, 40, os.cpu_count() or 1, None),
 }
 SIZE = SIZES[os.environ.get("SBI_CIRCUITS_TUTORIAL_SIZE", "full")]
 DAY, SEED = 20, 0
@@ -149,10 +147,13 @@ def over_days(names, chosen):
         table = measured.pivot(index="day", columns="well", values=name)
         thin(ax, "left", "bottom").plot(table.index, table, color=GREY, lw=0.5, alpha=0.5)
         ax.plot(table.index, table[chosen], "o-", color=INK, lw=1.0, ms=3)
-        ax.plot(table.index, table.median(axis=1), "o-", color=ACCENT, lw=1.6, ms=3)
+        median = table.median(axis=1).where(table.notna().mean(axis=1) >= 0.5)
+        ax.plot(table.index, median, "o-", color=ACCENT, lw=1.6, ms=3)
         ax.set(xticks=DAYS, ylim=(0, None))
         label(ax, "day in vitro", title)
-    fig.suptitle(f"35 wells; blue: median, black: well {chosen}", fontsize=SMALL + 1, x=0.01, ha="left")
+    fig.suptitle(
+        f"35 wells; blue: median where most define it, black: well {chosen}", fontsize=SMALL + 1, x=0.01, ha="left"
+    )
     return fig
 
 
@@ -226,15 +227,33 @@ pd.DataFrame(
 plots.raster(simulation.recording, title="the default configuration")
 
 # %% [markdown]
-# This is not what the culture does: it fires all the time. Somewhere in 28 dimensions there are
-# configurations that burst a few times a minute and are almost silent in between.
+# Bursts, but not the culture's: about two a second, a third of a second long, with pauses no longer than the
+# bursts. Somewhere in 28 dimensions there are configurations that burst a few times a minute for some 60 ms,
+# and are almost silent in between.
 #
+# Simulating from the prior is mostly in vain. An *outcome* says what became of a simulation; it is data, not
+# an accident:
+#
+# - **ok**: the simulation ran to its end; only these can be measured and trained on;
+# - **silent**, **saturated**: the first second after the transient showed that the cells do not fire, or
+#   fire as fast as their refractory period allows; the simulation was stopped there;
+# - **diverged**, **failed**: numbers left their range, or something broke; the row of the table keeps the
+#   reason.
+
+# %%
+tried = list(simulate(circuit, circuit.prior.sample(SIZE.tried, SEED), duration=2.0, seed=SEED))
+print(pd.Series([t.outcome.status for t in tried], name="simulations").value_counts().to_string())
+
+# %% [markdown]
 # ## 4. The table
 #
-# Simulating from the prior is mostly in vain: about three quarters of its configurations are silent or
-# saturated, and of the others few burst. The table that the package ships was therefore made in rounds: a
-# part comes from the prior, the rest from proposals aimed at bursting. Rows say what they were drawn from
-# and carry an importance weight, so that training still answers for the published prior.
+# The table that the package ships was therefore made in rounds (`benchmarks/demo_table.py`): draws of the
+# prior; of the prior restricted to where networks burst; then of posteriors for twelve cultures of the
+# plate, each trained on all rows so far. It holds the simulations with outcome ok. Every row says what it
+# was drawn from and carries an importance *weight*, the density of the prior over that of the mixture all
+# rows came from, so that training still answers for the published prior. Aimed rows weigh little each; the
+# effective number of rows, (sum of weights)^2 / (sum of squares), says how many draws of the prior they
+# would be worth for a question about all of the prior.
 
 # %%
 table = demo_table()
@@ -244,21 +263,16 @@ print(f"{len(rows)} simulations of {protocol['duration']:g} s after a warm-up of
 drawn_from = pd.Series(rows.proposal).str.partition("@")[0].rename("drawn from")
 outcome = pd.Series(rows.outcome, name="outcome")
 print(pd.crosstab(drawn_from, outcome, margins=True, margins_name="all").to_string())
+ok = rows.outcome == "ok"
+effective = rows.weight[ok].sum() ** 2 / (rows.weight[ok] ** 2).sum()
+print(f"\neffective number of rows with outcome ok: {effective:.0f}")
 
 # %% [markdown]
-# An outcome is data, not an accident:
-#
-# - **ok**: the simulation ran to its end; only these rows are trained on;
-# - **silent**, **saturated**: the first second after the transient showed that the cells do not fire, or
-#   fire as fast as their refractory period allows; the simulation was stopped there;
-# - **diverged**, **failed**: numbers left their range, or something broke; the row keeps the reason.
-#
 # Whether a posterior can say anything about the culture depends on whether the table holds dynamics like its
 # own. The simulations are seen as the electrodes see the culture: random groups of 5 cells are summed into
 # 16 channels.
 
 # %%
-ok = rows.outcome == "ok"
 seen = observation.states == DEFINED
 
 
@@ -337,9 +351,8 @@ print(width(theta).sort_values().head(8).round(2).to_string())
 # together.
 
 # %%
-ensemble = build_ensemble(
-    posterior, observation, SIZE.members, max_draws=SIZE.draws, seed=SEED, workers=SIZE.workers, progress=False
-)
+options = {"seed": SEED, "workers": SIZE.workers, "folder": OUT / "resimulations", "progress": False}
+ensemble = posterior.ensemble(observation, SIZE.members, max_draws=SIZE.draws, **options)
 print(ensemble.summary())
 print(f"wrote {save_ensemble(ensemble, OUT / 'ensemble.nc')}")
 
@@ -395,15 +408,8 @@ plots.pair(shown, posterior.prior, title="verified members" if enough else "post
 observations = {day: culture(day, WELL) for day in DAYS}
 ensembles = {DAY: ensemble}
 for day in [d for d in DAYS if d != DAY]:
-    ensembles[day] = build_ensemble(
-        posterior,
-        observations[day],
-        SIZE.members_a_day,
-        max_draws=SIZE.draws_a_day,
-        seed=SEED,
-        workers=SIZE.workers,
-        progress=False,
-    )
+    x, n, most = observations[day], SIZE.members_a_day, SIZE.draws_a_day
+    ensembles[day] = posterior.ensemble(x, n, max_draws=most, **options)
 draws = {day: posterior(x).sample(2000, SEED) for day, x in observations.items()}
 
 
@@ -437,7 +443,7 @@ def marginals_by_day():
     """Every parameter over the range of its prior: by day median, 50 % and 90 % of the posterior, and members."""
     shades = ["#9ecae1", "#4292c6", "#08519c", "#08306b"]
     prior = posterior.prior
-    fig = blank(7.0, 0.9 + 0.34 * len(prior))
+    fig = blank(7.0, 0.9 + 0.27 * len(prior))
     ax = thin(fig.add_subplot(), "bottom")
     for k, (day, colour) in enumerate(zip(DAYS, shades, strict=True)):
         u, members = prior.to_unit(draws[day]), prior.to_unit(ensembles[day].members)
@@ -479,7 +485,7 @@ print(medians.sort_values("moved (sd)", ascending=False).head(8).to_string(float
 # %%
 figures = posterior.provenance["validation"]
 gain, error = figures["validation_gain"], figures["validation_gain_error"]
-print(f"trained on {ok.sum()} simulations for {len(posterior.prior)} parameters")
+print(f"trained on {ok.sum()} simulations, worth {effective:.0f} of the prior, for {len(posterior.prior)} parameters")
 print(f"gain over the prior on held-out rows: {gain:.1f} +- {error:.1f} nats")
 print(f"observation of day {DAY}: {'inside' if check.inside else 'OUTSIDE'} the simulations")
 for day in DAYS:

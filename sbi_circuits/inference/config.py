@@ -8,6 +8,7 @@ from sbi_circuits.errors import InferenceError, UnknownNameError
 FAMILIES = ("zuko", "nflows")
 TRANSFORMS = ("autoregressive", "coupling")
 WEIGHTINGS = ("equal", "validation")
+IMPORTANCE = ("truncated", "none")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class TrainingConfig:
             posterior answers when features are unobserved; 0 turns this off.
         validation: share of the rows kept for validation.
         weighting: of the members in the mixture: "equal", or "validation" (by validation likelihood).
+        importance: what to do with rows that were not drawn from the prior: "truncated" weighs them towards the
+            prior (see `local_weights`), "none" takes their proposal as the prior.
         device: "auto", "cpu" or "cuda".
 
     Raises:
@@ -62,12 +65,14 @@ class TrainingConfig:
     drop: float = 0.5
     validation: float = 0.1
     weighting: str = "equal"
+    importance: str = "truncated"
     device: str = "auto"
 
     def __post_init__(self) -> None:
         _one_of("flow family", self.family, FAMILIES)
         _one_of("flow transform", self.transform, TRANSFORMS)
         _one_of("weighting", self.weighting, WEIGHTINGS)
+        _one_of("importance", self.importance, IMPORTANCE)
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
         for name in ("members", "hidden", "layers", "bins", "blocks", "batch", "epochs", "patience"):
             _within(name, getattr(self, name), 0, float("inf"))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,17 @@ class Posterior:
         """Log density of theta (n, P) given its own row of features (n, F) each: (n,), 1/declared units."""
         features = self._encode(np.asarray(values, dtype=float), np.asarray(states))
         return self._log_prob(np.asarray(theta, dtype=float), features)
+
+    def ensemble(self, observation: Any, n: int = 100, **options: Any) -> Any:
+        """Draw, simulate again, keep what agrees: an `Ensemble`; see `sbi_circuits.build_ensemble` for the options.
+
+        Args:
+            observation: a `Recording`, or its features from `sbi_circuits.observe`.
+            n: how many verified configurations are wanted.
+        """
+        # Simulating stands above inference; the package's own front door is the one way up from here.
+        build = import_module("sbi_circuits").build_ensemble
+        return build(self, observation, n, **options)
 
     def save(self, folder: str | Path) -> Path:
         """Write `posterior.safetensors`, `posterior.json` and `training.log` into a folder; returns it."""

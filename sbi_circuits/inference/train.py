@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sbi_circuits.features import UNDEFINED
 from sbi_circuits.inference.config import FlowSpec, TrainingConfig
 from sbi_circuits.inference.data import TrainingData
 from sbi_circuits.inference.encode import FeatureEncoder, feature_groups
@@ -23,11 +24,13 @@ from sbi_circuits.inference.gaussian import GaussianStart
 from sbi_circuits.inference.optimise import Epoch, MemberFit, Rows, fit_flow, log_densities
 from sbi_circuits.inference.posterior import Posterior
 from sbi_circuits.inference.support import Support
+from sbi_circuits.inference.weights import local_weights
 from sbi_circuits.seeds import generator, stream_key
 
 _LOG_EVERY = 10
 # Operations of so narrow a network are too short to share: two threads took 2.6 times as long as one.
 _SMALL, _SMALL_THREADS = 128, 1
+_APART = 3.0  # how far rows with and without a feature lie apart, in scaled units
 
 
 def train(
@@ -61,18 +64,19 @@ def train(
     device = torch_device(config.device)
     training, validation = _split(data.rows, config.validation, seed)
     encoder = FeatureEncoder.fit(data.values[training], data.states[training], dropping=config.drop > 0)
-    rows = _Split(_rows(data, encoder, training, device), _rows(data, encoder, validation, device))
+    weights = _row_weights(data, encoder, config.importance)
+    rows = _Split(*(_rows(data, encoder, weights, part, device) for part in (training, validation)))
     spec = FlowSpec.of(config, len(data.prior), encoder.inputs, encoder.missing)
     with _threads(_SMALL_THREADS if config.hidden <= _SMALL and device.type == "cpu" else torch.get_num_threads()):
         fits = _fit_members(spec, rows, config, progress, seed)
     flows = tuple(flow for flow, _ in fits)
-    weights = _weights([fit for _, fit in fits], len(validation), config.weighting)
-    figures = _figures(flows, weights, rows)
+    mixture = _weights([fit for _, fit in fits], len(validation), config.weighting)
+    figures = _figures(flows, mixture, rows) | {"effective_rows": float(weights.sum() ** 2 / (weights**2).sum())}
     counts = {"training": len(training), "validation": len(validation)}
     own = {"config": vars(config), "seed": int(seed), "rows": counts, "validation": figures}
     return Posterior(
         prior=data.prior, feature_names=data.feature_names, feature_units=data.feature_units, encoder=encoder,
-        flows=flows, weights=weights, support=Support.fit(data.values, data.states, encoder, seed),
+        flows=flows, weights=mixture, support=Support.fit(data.values, data.states, encoder, seed),
         provenance=dict(data.provenance) | own,
         log=_log(data, encoder, config, [fit for _, fit in fits], figures),
     )  # fmt: skip
@@ -101,12 +105,22 @@ def _split(rows: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _rows(data: TrainingData, encoder: FeatureEncoder, index: np.ndarray, device: torch.device) -> Rows:
+def _row_weights(data: TrainingData, encoder: FeatureEncoder, importance: str) -> np.ndarray:
+    """(n,) weight of each row in the loss."""
+    if importance == "none":
+        return np.ones(data.rows)
+    points = np.hstack([encoder.scaled(data.values, data.states), _APART * (data.states == UNDEFINED)])
+    return local_weights(points, np.asarray(data.weights))
+
+
+def _rows(
+    data: TrainingData, encoder: FeatureEncoder, weights: np.ndarray, index: np.ndarray, device: torch.device
+) -> Rows:
     z = torch.as_tensor(data.prior.unconstrain(data.theta[index])).float()
     features = encoder.tensors(data.values[index], data.states[index], torch.float32)
     groups = torch.as_tensor(feature_groups(data.feature_names))
-    weights = torch.as_tensor(data.weights[index]).float()  # type: ignore[index]
-    return Rows(z.to(device), features.to(device), groups.to(device), weights.to(device))
+    chosen = torch.as_tensor(weights[index]).float()
+    return Rows(z.to(device), features.to(device), groups.to(device), chosen.to(device))
 
 
 def _fit_members(

@@ -1,6 +1,7 @@
 """Importance weights of rows drawn from several proposals."""
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from sbi_circuits.errors import InferenceError
 
@@ -36,3 +37,26 @@ def balance_weights(log_prior: np.ndarray, log_proposals: np.ndarray, counts: np
     if not np.isfinite(mixture).all():
         raise InferenceError(f"{(~np.isfinite(mixture)).sum()} rows have no density under any of the proposals")
     return np.exp(log_prior - mixture)
+
+
+def local_weights(points: np.ndarray, weights: np.ndarray, neighbours: int = 50, limit: float = 5.0) -> np.ndarray:
+    """Importance weights relative to rows with alike features, truncated.
+
+    What a flow learns at one x depends only on the ratios of the weights there: dividing by their local mean changes
+    no answer, and keeps rare dynamics, whose rows all weigh little, from being ignored. Truncation trades a little
+    bias towards the proposals for variance (Ionides 2008, J Comput Graph Stat 17:295).
+
+    Args:
+        points: (n, D) scaled features, with indicators of what is undefined.
+        weights: (n,) importance weights.
+        neighbours: rows over which the local mean is taken.
+        limit: largest weight that is returned.
+
+    Returns:
+        (n,) weights between 0 and `limit`; ones where all weights are equal.
+    """
+    if np.ptp(weights) == 0:
+        return np.ones(len(weights))
+    near = cKDTree(points).query(points, k=min(neighbours, len(points)))[1]
+    mean = weights[near].mean(1)
+    return np.minimum(weights / np.where(mean > 0, mean, 1.0), limit)
