@@ -115,7 +115,8 @@ def measure(duration: float, repeats: int) -> dict[str, list[Timing]]:
         for name, run in runs.items():
             found[name].append(run(circuit, theta, duration, k))
             timing = found[name][-1]
-            print(f"  repeat {k + 1}, {name}: {timing.cost:.4f} s per s, {timing.rate:.1f} Hz, {timing.note}", flush=True)
+            figures = f"{timing.cost:.4f} s per s, {timing.rate:.1f} Hz, {timing.note}"
+            print(f"  repeat {k + 1}, {name}: {figures}", flush=True)
     return found
 
 

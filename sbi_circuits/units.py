@@ -4,8 +4,12 @@ Values enter in declared units and are converted to SI once; nothing below `Prio
 """
 
 import ast
+import logging
 import operator
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -55,6 +59,7 @@ def brian2_units() -> dict[str, Any]:
     from brian2.core.namespace import DEFAULT_UNITS
     from brian2.units.fundamentalunits import DIMENSIONLESS, Unit
 
+    quiet_brian2()
     return {**DEFAULT_UNITS, "1": Unit(1.0, dim=DIMENSIONLESS, name="1", dispname="1")}
 
 
@@ -249,3 +254,23 @@ def declared_quantities(units: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """One Brian2 quantity per (name, unit); for dimension checks only."""
     # Distinct values, so that differences in a denominator do not vanish.
     return {name: (1.5 + 0.01 * k) * _unit_quantity(unit) for k, (name, unit) in enumerate(units)}
+
+
+def quiet_brian2() -> None:
+    """Undo what importing Brian2 does to the process: its log files, its warnings and its exception hook."""
+    from brian2.utils.logger import BrianLogger, brian_excepthook
+
+    BrianLogger.log_level_error()
+    # Brian2 logs all the code it generates; below errors nothing is worth even the formatting.
+    logging.getLogger("brian2").setLevel(logging.ERROR)
+    logging.captureWarnings(False)
+    if sys.excepthook is brian_excepthook:
+        sys.excepthook = sys.__excepthook__
+    if BrianLogger.file_handler is not None:
+        logging.getLogger("brian2").removeHandler(BrianLogger.file_handler)
+        BrianLogger.file_handler.close()
+        BrianLogger.file_handler = None
+    for leftover in filter(None, (BrianLogger.tmp_log, BrianLogger.tmp_script)):
+        with suppress(OSError):
+            os.remove(leftover)
+    BrianLogger.tmp_log = BrianLogger.tmp_script = None

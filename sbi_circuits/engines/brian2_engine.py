@@ -5,13 +5,10 @@ same `Setup` as everywhere, so only the numerics and the Poisson events differ b
 """
 
 import gc
-import logging
-import os
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +18,6 @@ from brian2.codegen.runtime.numpy_rt import NumpyCodeObject
 from brian2.core.base import BrianObjectException
 from brian2.devices.device import auto_target, get_device
 from brian2.units.fundamentalunits import Quantity, get_dimensions
-from brian2.utils.logger import BrianLogger, brian_excepthook
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, EarlyStop
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
@@ -29,7 +25,7 @@ from sbi_circuits.engines.setup import Cells, Poisson, Setup, Steps, Synapses, p
 from sbi_circuits.errors import CircuitError, TranslationError, UnknownNameError
 from sbi_circuits.recording import COUNT_BIN, IntervalMoments, Outcome, PopulationCounts, Recording
 from sbi_circuits.seeds import stream_key
-from sbi_circuits.units import brian2_units, declared_quantities, evaluate, unit_dimensions
+from sbi_circuits.units import brian2_units, declared_quantities, evaluate, quiet_brian2, unit_dimensions
 
 TARGETS = ("auto", "cython", "numpy")
 
@@ -335,22 +331,4 @@ def _isolated(target: str, key: int) -> Iterator[None]:
         device.set_random_state(state)
 
 
-def _silence() -> None:
-    """Undo what importing Brian2 does to the process: its log files, its warnings and its exception hook."""
-    BrianLogger.log_level_error()
-    # Brian2 logs all the code it generates; below errors nothing is worth even the formatting.
-    logging.getLogger("brian2").setLevel(logging.ERROR)
-    logging.captureWarnings(False)
-    if sys.excepthook is brian_excepthook:
-        sys.excepthook = sys.__excepthook__
-    if BrianLogger.file_handler is not None:
-        logging.getLogger("brian2").removeHandler(BrianLogger.file_handler)
-        BrianLogger.file_handler.close()
-        BrianLogger.file_handler = None
-    for leftover in filter(None, (BrianLogger.tmp_log, BrianLogger.tmp_script)):
-        with suppress(OSError):
-            os.remove(leftover)
-    BrianLogger.tmp_log = BrianLogger.tmp_script = None
-
-
-_silence()
+quiet_brian2()

@@ -114,8 +114,10 @@ class _Arguments:
         self.circuit, self.parts, self.setup, self.protocol, self.real = circuit, parts, setup, protocol, real
         self.record = protocol.record
         self.sizes = [c.size for c in setup.cells]
-        self.bin_steps = max(1, int(np.round(COUNT_BIN / setup.dt)))
-        bins = -(-(setup.steps - setup.warmup_steps) // self.bin_steps)
+        self.bins_per_step = setup.dt / COUNT_BIN
+        self.whole_bins = int((setup.steps - setup.warmup_steps) * self.bins_per_step + 1e-6)
+        # The steps after the last whole bin have a bin of their own, which is not kept.
+        bins = self.whole_bins + 1
         self.counts = np.zeros((len(parts), bins if self.record.counts else 0), dtype=np.int32)
         sizes = self.sizes if self.record.moments else [0] * len(parts)
         self.last = tuple(np.full(n, -1, dtype=np.int32) for n in sizes)
@@ -126,7 +128,7 @@ class _Arguments:
         return {
             "steps": self.setup.steps,
             "warmup": self.setup.warmup_steps,
-            "bin_steps": self.bin_steps,
+            "bins_per_step": self.bins_per_step,
             "dt": self.setup.dt,
             "refractory": np.array([c.refractory_steps for c in self.setup.cells], dtype=np.int64),
             "keep": np.array([self.record.counts, self.record.moments, self.record.spikes != 0]),
@@ -270,7 +272,7 @@ def _recording(setup: Setup, protocol: Protocol, kept: _Arguments, cells: np.nda
 
 
 def _counts(kept: _Arguments, names: list[str]) -> dict[str, PopulationCounts]:
-    whole = (kept.setup.steps - kept.setup.warmup_steps) // kept.bin_steps
+    whole = kept.whole_bins
     return {n: PopulationCounts(kept.counts[k, :whole], kept.sizes[k]) for k, n in enumerate(names)}
 
 

@@ -35,8 +35,10 @@ def deliver(indptr, targets, weight, spikes, count, variable):  # type: ignore[n
     """Add `weight` to the variable of every target of every spike."""
     for s in range(count):
         i = spikes[s]
-        for k in range(indptr[i], indptr[i + 1]):
-            variable[targets[k]] += weight
+        # A slice of its own: indices then start at 0 and need no test for negative ones.
+        row = targets[indptr[i] : indptr[i + 1]]
+        for k in range(len(row)):
+            variable[row[k]] += weight
 
 
 @njit(cache=True)

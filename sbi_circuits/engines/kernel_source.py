@@ -111,7 +111,7 @@ def _update(number: int, part: Translation, single: bool) -> str:
         f"def update_{number}({', '.join('a_' + n for n in part.variables)}"
         f"{''.join(', ' + n for n in part.shared)}, until, fired, step, t, K):",
         *_constants(expressions),
-        "    count = 0",
+        "    count = np.int32(0)",
         f"    for i in range({_length(names)}):",
     ]
     lines += [f"        {v} = a_{v}[i]" for v in part.variables]
@@ -124,7 +124,8 @@ def _update(number: int, part: Translation, single: bool) -> str:
     if part.threshold:
         lines.append(f"        spike = ({_print(part.threshold, single)}) & active")
         lines.append("        fired[i] = spike")
-        lines.append("        count += spike")
+        # 32 bits, as wide as the state, so that one vector holds as many counts as values.
+        lines.append("        count = np.int32(count + spike)")
     lines.append("    return count")
     return "\n".join(lines)
 
@@ -154,8 +155,8 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...]) -> str:
     """The loop over time steps."""
     lines = [
         "@njit(cache=True, error_model='numpy', nogil=True)",
-        "def run(steps, warmup, bin_steps, dt, refractory, state, until, fired, flags, ring, ring_count, K, shared,",
-        "        indptr, targets, weight, delay, poisson, poisson_weight, poisson_size, words, header,",
+        "def run(steps, warmup, bins_per_step, dt, refractory, state, until, fired, flags, ring, ring_count, K,",
+        "        shared, indptr, targets, weight, delay, poisson, poisson_weight, poisson_size, words, header,",
         "        rule, rule_levels, keep, counts, last, number, total, squared, slots):",
         "    depth = ring_count.shape[1]",
         "    cells, when, kept = np.empty(1024, np.int32), np.empty(1024, np.int32), 0",
@@ -182,7 +183,7 @@ def _arguments(number: int, part: Translation) -> str:
 
 
 def _state_lines(k: int, part: Translation) -> list[str]:
-    call = f"update_{k}({_arguments(k, part)}, until[{k}], fired[{k}], step, t, K[{k}])"
+    call = f"update_{k}({_arguments(k, part)}, until[{k}], fired[{k}], np.int32(step), t, K[{k}])"
     if not part.threshold:
         return [f"        {call}"]
     return [
@@ -241,7 +242,7 @@ def _spike_lines(k: int, part: Translation) -> list[str]:
         f"            reset_{k}({_arguments(k, part)}, {spikes}, t, K[{k}])",
         "            if step >= warmup:",
         "                if keep[0]:",
-        f"                    counts[{k}, (step - warmup) // bin_steps] += n{k}",
+        f"                    counts[{k}, np.int64((step - warmup) * bins_per_step + 1e-6)] += n{k}",
         "                if keep[1]:",
         f"                    note_intervals({spikes}, step, last[{k}], number[{k}], total[{k}], squared[{k}])",
         "                if keep[2]:",

@@ -24,8 +24,9 @@ def balance_weights(log_prior: np.ndarray, log_proposals: np.ndarray, counts: np
         InferenceError: shapes that do not fit, or a row that no proposal could have drawn.
 
     Examples:
-        >>> balance_weights(np.zeros(2), np.array([[0.0, 0.0], [-np.inf, np.log(4.0)]]), np.array([1, 1])).tolist()
-        [2.0, 0.4]
+        >>> log_proposals = np.array([[0.0, 0.0], [-np.inf, np.log(3.0)]])
+        >>> balance_weights(np.zeros(2), log_proposals, np.array([1, 1])).round(3).tolist()
+        [2.0, 0.5]
     """
     log_proposals, counts = np.atleast_2d(log_proposals), np.asarray(counts, dtype=float)
     if log_proposals.shape != (len(counts), len(log_prior)) or counts.sum() <= 0:
