@@ -24,7 +24,7 @@ from sbi_circuits.inference.weights import balance_weights
 from sbi_circuits.table import MemoryTable, Table, concat
 
 SEED = 2026
-PRIOR_ROWS, RESTRICTED_ROWS, ROUNDS = 2272, 1532, (1200, 1500, 1992, 1500)
+PRIOR_ROWS, RESTRICTED_ROWS, ROUNDS = 2272, 1532, (1200, 1500, 1984, 1500, 1500, 1200)
 PROTOCOL = Protocol(duration=60.0, warmup=2.0, record=Record(spikes=200, counts=True, moments=True))
 LogDensity = Callable[[np.ndarray], np.ndarray]
 
@@ -43,8 +43,8 @@ def main(folder: Path, workers: int) -> None:
         tables.append(_run(circuit, folder / f"round-{number - 1}", len(proposal.theta), number, proposal, workers))
         densities.append(_aimed_density(posterior))
     weighted = weigh(tables, densities)
-    path = weighted.export_file(folder / TABLE, only=["ok"])
-    print(f"{len(weighted)} simulations, {weighted.counts()}; wrote the ok ones to {path}")
+    path = weighted.export_file(folder / TABLE)
+    print(f"{len(weighted)} simulations, {weighted.counts()}; wrote {path}")
 
 
 def _run(circuit: Circuit, path: Path, n: int, stage: int, proposal: TableProposal | None, workers: int) -> Table:
@@ -88,7 +88,7 @@ def targets() -> list[tuple[int, str]]:
 def _posterior(tables: list[Table], folder: Path, number: int) -> Posterior:
     if (folder / "posterior.json").exists():
         return load_posterior(folder)
-    posterior = train(concat(tables), TrainingConfig(members=2), seed=number)
+    posterior = train(concat(tables), TrainingConfig(members=2, importance="none"), seed=number)
     posterior.save(folder)
     return posterior
 

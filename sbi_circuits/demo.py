@@ -40,7 +40,7 @@ def demo(
     *,
     own: int = 300,
     n: int = 40,
-    max_draws: int = 120,
+    max_draws: int = 160,
     seed: int = 0,
     table: BaseTable | None = None,
     config: TrainingConfig | None = None,
