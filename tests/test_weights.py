@@ -50,7 +50,7 @@ def test_local_weights_keep_ratios_among_alike_rows_and_lift_rare_ones() -> None
 
 
 def test_training_with_weights_answers_for_the_prior() -> None:
-    """x = a + noise of sd 0.3 at x = 0.5: the posterior mean under the prior is 0.5; under the proposals it is lower."""
+    """x = a + noise of sd 0.3, at x = 0.5: the posterior mean is 0.5 under the prior, lower under the proposals."""
     theta, weight = aimed(3000, 1)
     values = theta + 0.3 * np.random.default_rng(2).standard_normal(theta.shape)
     states = np.zeros(values.shape, dtype=np.uint8)
