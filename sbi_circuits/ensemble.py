@@ -93,7 +93,8 @@ class Ensemble:
         return "\n".join([
             f"{n} of {m} configurations verified (yield {self.yield_:.0%})",
             f"rule: {self.criterion.repeats} seeds each, {compared} observed features within "
-            f"{self.judgement.bound:.1f} standard deviations (level {self.criterion.level:g} over all features)",
+            f"{self.judgement.bound:.1f} standard deviations of the recording's {self.criterion.against} "
+            f"(level {self.criterion.level:g} over all features)",
             f"rejected most by: {', '.join(reasons) or 'nothing'}",
             f"trust: {self.trust}",
         ])  # fmt: skip

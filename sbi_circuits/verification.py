@@ -2,7 +2,9 @@
 
 A configuration is simulated with several seeds. The mean of its scaled features is compared with the observation;
 the unit of the difference is the standard deviation such a difference has when both come from one circuit: the
-circuit's own seed-to-seed variability, and the sampling error of the recording over its windows.
+circuit's own seed-to-seed variability, together with how the recording varies from window to window (could the
+simulation be one more window of this recording?) or with the standard error of its mean over windows (is the
+circuit's mean the recording's mean? - the stricter question, which no circuit passes that is not the recorded one).
 """
 
 from dataclasses import dataclass
@@ -10,10 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from sbi_circuits.errors import InferenceError
+from sbi_circuits.errors import InferenceError, UnknownNameError
 from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED, WindowedFeatures
 from sbi_circuits.inference.encode import FeatureEncoder
 
+AGAINST = ("windows", "mean")
+# Share of the windows in which a feature must be (un)defined for that to count as what the recording does.
+_SEEN = 0.1
 # Fewer pairs than this say too little about the tails; the bound of Student's t is used then.
 _MIN_PAIRS = 40
 _MAD_TO_SD = 0.6745
@@ -31,6 +36,8 @@ class Criterion:
     Args:
         repeats: seeds per configuration, at least 2.
         level: probability with which the observed circuit itself may be rejected, over all features together.
+        against: "windows", whether a simulation could be a window of the recording, or "mean", whether its mean
+            over seeds is the recording's mean over windows.
 
     Raises:
         InferenceError: numbers that cannot be.
@@ -38,8 +45,11 @@ class Criterion:
 
     repeats: int = 2
     level: float = 0.05
+    against: str = "windows"
 
     def __post_init__(self) -> None:
+        if self.against not in AGAINST:
+            raise UnknownNameError("comparison of a criterion", self.against, AGAINST)
         if self.repeats < 2 or not 0 < self.level < 1:
             raise InferenceError(f"verification needs repeats >= 2 and 0 < level < 1, got {self.repeats}, {self.level}")
 
@@ -83,7 +93,7 @@ def judge(
     x = encoder.scaled(values, states)
     defined = (states == DEFINED) & ok[:, :, None]
     unit = seed_to_seed(x, defined, observation.states)
-    target, error = _observed(observation, encoder, unit)
+    target, error = _observed(observation, encoder, unit, criterion)
     n = defined.sum(1)
     mean = np.where(defined, x, 0.0).sum(1) / np.maximum(n, 1)
     spread = np.sqrt(unit**2 / np.maximum(n, 1) + error**2)
@@ -91,6 +101,8 @@ def judge(
     z = np.where(compared, (mean - target) / spread, np.nan)
     bound = _bound(x, defined, unit, observation.states == DEFINED, criterion)
     agrees = _agrees(observation.states, states, ok, compared, z, bound)
+    if criterion.against == "windows":
+        agrees |= _seen_alike(observation, states, ok) & (~compared | (np.abs(np.where(compared, z, 0.0)) <= bound))
     return Judgement(np.asarray(ok.all(1) & agrees.all(1)), z, agrees, unit, bound)
 
 
@@ -115,9 +127,9 @@ def _spread(difference: np.ndarray, both: np.ndarray, alike: np.ndarray) -> floa
 
 
 def _observed(
-    observation: WindowedFeatures, encoder: FeatureEncoder, unit: np.ndarray
+    observation: WindowedFeatures, encoder: FeatureEncoder, unit: np.ndarray, criterion: Criterion
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled observation (F,) and its standard error.
+    """Scaled observation (F,), and the standard deviation of a window or the standard error of the mean.
 
     Windows vary at least as much as one circuit does from seed to seed: a single window shows no spread at all,
     and a few of them show too little of it by chance.
@@ -127,7 +139,7 @@ def _observed(
     n = np.maximum(defined.sum(0), 1)
     mean = np.where(defined, x, 0.0).sum(0) / n
     variance = np.where(defined, (x - mean) ** 2, 0.0).sum(0) / np.maximum(n - 1, 1)
-    return mean, np.sqrt(np.maximum(variance, unit**2) / n)
+    return mean, np.sqrt(np.maximum(variance, unit**2) / (n if criterion.against == "mean" else 1))
 
 
 def _bound(x: np.ndarray, defined: np.ndarray, unit: np.ndarray, observed: np.ndarray, criterion: Criterion) -> float:
@@ -145,6 +157,12 @@ def _bound(x: np.ndarray, defined: np.ndarray, unit: np.ndarray, observed: np.nd
     if complete.sum() < _MIN_PAIRS:
         return student
     return max(student, float(np.quantile(np.where(pairs, apart, 0.0).max(-1)[complete], 1.0 - criterion.level)))
+
+
+def _seen_alike(observation: WindowedFeatures, states: np.ndarray, ok: np.ndarray) -> np.ndarray:
+    """(M, F): every seed has the feature defined, or undefined, as some windows of the recording have it too."""
+    seen = np.stack([(observation.window_states == s).mean(0) >= _SEEN for s in (DEFINED, UNDEFINED, UNOBSERVED)])
+    return np.asarray((seen[states, np.arange(states.shape[2])] | ~ok[:, :, None]).all(1))
 
 
 def _agrees(
