@@ -30,7 +30,7 @@ def main(importance: str, workers: int, observations: int) -> None:
     chosen = np.random.default_rng(1).permutation(bursting)[:HELD_OUT]
     rest = np.setdiff1d(np.arange(len(rows)), chosen)
     began = time.perf_counter()
-    config = TrainingConfig(importance=importance)
+    config = TrainingConfig(importance=importance, members=3)
     posterior = train(MemoryTable(table.manifest, rows.take(rest)), config, seed=0)
     print(f"importance {importance}: trained on {len(rest)} rows in {time.perf_counter() - began:.0f} s")
     print(posterior.log[-1])
@@ -56,7 +56,7 @@ def _yield(posterior: Posterior, rows: Rows, k: int, workers: int) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--importance", choices=("truncated", "none"), default="truncated")
+    parser.add_argument("--importance", choices=("truncated", "none"), default="none")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--observations", type=int, default=OBSERVATIONS)
     arguments = parser.parse_args()

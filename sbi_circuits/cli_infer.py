@@ -1,7 +1,7 @@
 """`train`, `infer` and `verify`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sbi_circuits.cli_features import note_groups
@@ -103,7 +103,7 @@ def _posterior(folder: Path | None, tables: tuple[Path, ...], family: str, seed:
         posterior = _train(tables, family, seed)
     else:
         print("no posterior or table given: training on the table of the demonstration")
-        posterior = train(demo_table(), TrainingConfig(family=family), seed=seed)
+        posterior = train(demo_table(), replace(AIMED, family=family), seed=seed)
     _save_posterior(posterior, out / "posterior")
     return posterior
 

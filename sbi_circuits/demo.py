@@ -107,7 +107,7 @@ def _honesty(posterior: Posterior, ensemble: Ensemble) -> str:
     return (
         f"how good is this: {len(posterior.prior)} parameters from {rows} simulations is little{learned}; "
         f"{ensemble.yield_:.0%} of the draws reproduced the culture when simulated again, the others did not. "
-        "Most of the table was drawn from proposals aimed at cultures, and they stand in for the prior here (train with "
-        "importance='truncated' for the published prior): use the verified members, and read the marginals as where "
+        "Most of the table was drawn from proposals aimed at cultures, which stand in for the prior here (train with "
+        "importance='truncated' for the published one): use the verified members, and read the marginals as where "
         "such circuits were found, not as the last word."
     )
