@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sbi_circuits.cli_features import note_groups
 from sbi_circuits.cultures import SOURCE, WINDOW, culture_features, typical_well
-from sbi_circuits.demo import DAY, demo_observation, demo_table
+from sbi_circuits.demo import AIMED, DAY, demo_observation, demo_table
 from sbi_circuits.digests import digest
 from sbi_circuits.ensemble import Ensemble, build_ensemble, observe, verify
 from sbi_circuits.errors import InferenceError

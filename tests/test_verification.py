@@ -8,7 +8,7 @@ from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED, FeatureValues,
 from sbi_circuits.features.states import summarise
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.seeds import generator
-from sbi_circuits.verification import Criterion, Judgement, judge, seed_to_seed
+from sbi_circuits.verification import AGAINST, Criterion, Judgement, judge, seed_to_seed
 
 F, SD = 12, 0.3  # features, and their seed-to-seed standard deviation in scaled units
 RULE = Criterion()
@@ -112,3 +112,28 @@ def test_a_simulation_that_ended_early_is_not_verified() -> None:
 def test_rules_that_cannot_be(repeats: int, level: float) -> None:
     with pytest.raises(InferenceError, match="verification needs repeats >= 2 and 0 < level < 1"):
         Criterion(repeats, level)
+
+
+def test_the_mean_of_a_recording_is_a_stricter_target_than_its_windows() -> None:
+    """Shifted by 3 sd a simulation may still be one more window; its mean is not the mean of 15 windows."""
+    random = generator(0, "strict")
+    values = SD * random.standard_normal((60, 2, F))
+    values[..., 0] += 3.0 * SD
+    seen, states = observed(random, 15), np.zeros(values.shape, dtype=np.uint8)
+    ok = np.ones((60, 2), dtype=bool)
+    shares = {a: judge(seen, values, states, ok, encoder(), Criterion(against=a)).verified.mean() for a in AGAINST}
+    assert shares["windows"] > shares["mean"] + 0.2
+
+
+def test_a_state_some_windows_have_is_not_held_against_a_simulation() -> None:
+    """The first feature is undefined in 3 of 10 windows; the second in none."""
+    window_states = np.zeros((10, 2), dtype=np.uint8)
+    window_states[:3, 0] = UNDEFINED
+    seen = summarise([FeatureValues(np.zeros(2), s) for s in window_states])
+    states = np.zeros((20, 2, 2), dtype=np.uint8)
+    states[0, :, 0] = states[1, :, 1] = UNDEFINED
+    found = judge(seen, np.zeros(states.shape), states, np.ones((20, 2), dtype=bool), encoder(2), Criterion())
+    assert found.verified[0] and not found.verified[1]
+    rule = Criterion(against="mean")
+    strict = judge(seen, np.zeros(states.shape), states, np.ones((20, 2), dtype=bool), encoder(2), rule)
+    assert not strict.verified[0]
