@@ -37,7 +37,7 @@ import pandas as pd
 import sbi_circuits
 from sbi_circuits import TrainingConfig, get_circuit, plots, read_recording, save_ensemble, simulate, train, verify
 from sbi_circuits.cultures import DAYS, SOURCE, WINDOW, culture, culture_features, plate, typical_well
-from sbi_circuits.demo import demo_table
+from sbi_circuits.demo import AIMED, demo_table
 from sbi_circuits.features import DEFINED
 from sbi_circuits.plots.style import ACCENT, GREY, INK, SMALL, blank, label, thin
 from sbi_circuits.report import simulate_best
@@ -249,11 +249,13 @@ print(pd.Series([t.outcome.status for t in tried], name="simulations").value_cou
 #
 # The table that the package ships was therefore made in rounds (`benchmarks/demo_table.py`): draws of the
 # prior; of the prior restricted to where networks burst; then of posteriors for twelve cultures of the
-# plate, each trained on all rows so far. It holds the simulations with outcome ok. Every row says what it
+# plate, each trained on all rows so far. Every row says what it
 # was drawn from and carries an importance *weight*, the density of the prior over that of the mixture all
-# rows came from, so that training still answers for the published prior. Aimed rows weigh little each; the
-# effective number of rows, (sum of weights)^2 / (sum of squares), says how many draws of the prior they
-# would be worth for a question about all of the prior.
+# rows came from. Aimed rows weigh little each; the effective number of rows, (sum of weights)^2 / (sum of
+# squares), says how many draws of the prior they would be worth for a question about all of the prior. `train`
+# uses the weights, truncated, and so answers for the published prior. Here we want circuits that survive
+# verification, and train with `importance="none"`: the aimed proposals then stand in for the prior, and the
+# marginals below show where such circuits were found, not how probable they are under the published prior.
 
 # %%
 table = demo_table()
@@ -301,7 +303,7 @@ pd.DataFrame([beside(f) for f in np.flatnonzero(seen)]).set_index("feature").rou
 # settings are derived from the number of rows.
 
 # %%
-posterior = train(table, SIZE.config, progress=False, seed=SEED)
+posterior = train(table, SIZE.config or AIMED, progress=False, seed=SEED)
 print("\n".join(line for line in posterior.log if " epoch " not in line))
 
 # %% [markdown]
