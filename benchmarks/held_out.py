@@ -1,4 +1,4 @@
-"""Coverage and verified yield on held-out simulations of the shipped table: `python benchmarks/coverage.py`.
+"""Coverage and verified yield on held-out simulations of the shipped table: `python benchmarks/held_out.py`.
 
 Rows that burst at least twice a minute are held out at random; a posterior is trained on the others. Coverage of the
 central 50 % and 90 % intervals is counted over all parameters of the held-out rows; for the first of them, taken as
@@ -19,7 +19,7 @@ from sbi_circuits.inference import Posterior, TrainingConfig, train
 from sbi_circuits.table import MemoryTable
 from sbi_circuits.table_rows import Rows
 
-HELD_OUT, OBSERVATIONS, DRAWS, BURSTS = 200, 20, 24, 2.0
+HELD_OUT, OBSERVATIONS, DRAWS, BURSTS = 100, 20, 12, 2.0
 
 
 def main(importance: str, workers: int, observations: int) -> None:
@@ -30,16 +30,16 @@ def main(importance: str, workers: int, observations: int) -> None:
     chosen = np.random.default_rng(1).permutation(bursting)[:HELD_OUT]
     rest = np.setdiff1d(np.arange(len(rows)), chosen)
     began = time.perf_counter()
-    config = TrainingConfig(importance=importance, members=3)
+    config = TrainingConfig(importance=importance, members=2)
     posterior = train(MemoryTable(table.manifest, rows.take(rest)), config, seed=0)
     print(f"importance {importance}: trained on {len(rest)} rows in {time.perf_counter() - began:.0f} s")
     print(posterior.log[-1])
     held = rows.take(chosen)
     found = coverage(posterior, held.theta, held.values, held.states, draws=500, seed=0)
     few = held.take(np.arange(observations))
-    print(f"{HELD_OUT} held-out rows: {found.summary()}")
+    print(f"{HELD_OUT} held-out rows: {found.summary()}", flush=True)
     some = coverage(posterior, few.theta, few.values, few.states, draws=500, seed=0)
-    print(f"{observations} observations: {some.summary()}")
+    print(f"{observations} observations: {some.summary()}", flush=True)
     yields = [_yield(posterior, held, k, workers) for k in range(observations)]
     print(f"verified yield of {observations} ensembles of {DRAWS} draws: median {np.median(yields):.0%}, "
           f"mean {np.mean(yields):.0%}, each {', '.join(f'{y:.0%}' for y in yields)}")  # fmt: skip
