@@ -22,6 +22,9 @@ _SEEN = 0.1
 # Fewer pairs than this say too little about the tails; the bound of Student's t is used then.
 _MIN_PAIRS = 40
 _MAD_TO_SD = 0.6745
+_Q90_TO_SD = 1.6449  # quantile .9 of the absolute value of a standard normal
+# Heavy tails may widen the bound so much; beyond it the bound would no longer reject anything.
+_MOST = 1.25
 # A median of absolute differences tells as much about a standard deviation as this share of them would.
 _EFFICIENCY = 0.37
 _LEAST_DF = 8.0
@@ -122,7 +125,9 @@ def _spread(difference: np.ndarray, both: np.ndarray, alike: np.ndarray) -> floa
     for rows in (alike, np.ones_like(alike)):
         found = difference[rows][both[rows]]
         if len(found) >= 8:
-            return max(float(np.median(found)) / _MAD_TO_SD / np.sqrt(2.0), _FLOOR)
+            middle, upper = np.quantile(found, [0.5, 0.9]) / np.sqrt(2.0) / [_MAD_TO_SD, _Q90_TO_SD]
+            # The median says nothing of a feature that is mostly constant and sometimes not (sub-peaks, say).
+            return float(middle) if middle > _FLOOR else max(float(upper), _FLOOR)
     return 1.0
 
 
@@ -146,7 +151,8 @@ def _bound(x: np.ndarray, defined: np.ndarray, unit: np.ndarray, observed: np.nd
     """Bound on the largest |z| over features that the same circuit exceeds with probability `level`.
 
     Student's t with Bonferroni's correction, as the unit was estimated too; or where there are enough pairs of
-    seeds the quantile they show themselves: features have heavy tails and are correlated.
+    seeds the quantile they show themselves, up to 1.25 times as much: features have heavy tails and are
+    correlated.
     """
     pairs = (defined[:, 1:] & defined[:, :1])[..., observed]
     found = float(np.median(pairs.sum((0, 1)))) if observed.any() else 0.0
@@ -156,7 +162,8 @@ def _bound(x: np.ndarray, defined: np.ndarray, unit: np.ndarray, observed: np.nd
     complete = pairs.mean(-1) > 0.9
     if complete.sum() < _MIN_PAIRS:
         return student
-    return max(student, float(np.quantile(np.where(pairs, apart, 0.0).max(-1)[complete], 1.0 - criterion.level)))
+    shown = float(np.quantile(np.where(pairs, apart, 0.0).max(-1)[complete], 1.0 - criterion.level))
+    return min(max(student, shown), _MOST * student)
 
 
 def _seen_alike(observation: WindowedFeatures, states: np.ndarray, ok: np.ndarray) -> np.ndarray:

@@ -137,3 +137,17 @@ def test_a_state_some_windows_have_is_not_held_against_a_simulation() -> None:
     rule = Criterion(against="mean")
     strict = judge(seen, np.zeros(states.shape), states, np.ones((20, 2), dtype=bool), encoder(2), rule)
     assert not strict.verified[0]
+
+
+def test_a_feature_that_is_mostly_constant_does_not_open_the_bound() -> None:
+    """One in ten simulations has another value of the last feature, far outside the usual spread of the others."""
+    random = generator(3, "bimodal")
+    values = SD * random.standard_normal((160, 2, F))
+    values[..., -1] = 5.0 * (random.random((160, 2)) < 0.1)
+    values[:80, :, 0] += 10.0 * SD
+    seen = observed(random, 15)
+    states, ok = np.zeros(values.shape, dtype=np.uint8), np.ones((160, 2), dtype=bool)
+    found = judge(seen, values, states, ok, encoder(), RULE)
+    assert found.bound < 8.0
+    # Half of the members lie ten sd away in the first feature: the negative control within the same call.
+    assert found.verified[:80].mean() < 0.05
