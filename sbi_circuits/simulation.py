@@ -1,4 +1,4 @@
-"""theta to simulations: the plain loop over configurations, streamed."""
+"""theta to simulations, streamed in order; an engine that runs many at once is handed many."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def simulate(
     engine: str = "auto",
     early_stop: bool = True,
 ) -> Iterator[Simulation]:
-    """Simulate configurations one after another.
+    """Simulate configurations.
 
     Args:
         circuit: what to simulate.
@@ -30,11 +30,11 @@ def simulate(
         start: index of the first simulation.
         warmup: simulated first and not recorded, seconds.
         record: what to keep; 1 ms counts, moments and the spikes of 100 cells where None.
-        engine: "auto", "kernel[numba]" or "brian2".
+        engine: "auto", "kernel[numba]", "kernel[cuda]" or "brian2".
         early_stop: whether silent and saturated simulations end early.
 
     Yields:
-        one `Simulation` per configuration, in order.
+        one `Simulation` per configuration, in order; one that cannot be run has the outcome failed.
 
     Raises:
         PriorError: a configuration outside the prior, or of the wrong width.
@@ -43,6 +43,4 @@ def simulate(
     rows = np.atleast_2d(circuit.prior.validate(theta))
     record = Record(spikes=100, counts=True, moments=True) if record is None else record
     protocol = Protocol(duration=duration, warmup=warmup, record=record, early_stop=early_stop)
-    runner = get_engine(engine)
-    for k, row in enumerate(rows):
-        yield runner.run(circuit, row, protocol, seed, start + k)
+    yield from get_engine(engine).run_batch(circuit, rows, protocol, seed, range(start, start + len(rows)))

@@ -12,7 +12,7 @@ import typer
 from tiny import THETA, TinyEngine, tiny_recording, tiny_table
 
 import sbi_circuits
-from sbi_circuits import campaign, circuit, demo, engines, plots
+from sbi_circuits import circuit, demo, engines, plots
 from sbi_circuits.cli import app
 from sbi_circuits.inference import TrainingConfig
 from sbi_circuits.readers import write_recording
@@ -75,8 +75,7 @@ def test_the_recording_example_runs(
     small_world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The toy circuit needs its toy engine, for which "auto" stands here.
-    for module in (engines, campaign.plan):
-        monkeypatch.setattr(module, "DEFAULT_ENGINE", TinyEngine.name)
+    monkeypatch.setattr(engines, "DEFAULT_ENGINE", TinyEngine.name)
     exec(smaller(blocks("python")[0]), {})
     assert "configurations verified" in capsys.readouterr().out
     assert (small_world / "well_A3" / "ensemble.nc").is_file()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from sbi_circuits.circuit import Circuit
 from sbi_circuits.digests import digest
-from sbi_circuits.engines import DEFAULT_ENGINE, ENGINES, Protocol
+from sbi_circuits.engines import ENGINES, Protocol, default_engine
 from sbi_circuits.errors import TableError, UnknownNameError
 from sbi_circuits.features import FeatureSet
 from sbi_circuits.prior import Prior
@@ -133,7 +133,7 @@ class Campaign:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise TableError(f"{name} of a campaign must be from {low} to {high}, got {value}")
-        name = DEFAULT_ENGINE if self.engine == "auto" else self.engine
+        name = default_engine() if self.engine == "auto" else self.engine
         if name not in ENGINES:
             raise UnknownNameError("engine", name, ["auto", *ENGINES])
         object.__setattr__(self, "engine", name)

@@ -20,11 +20,12 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from sbi_circuits.campaign.plan import PROPOSAL_FILE, Campaign, units
 from sbi_circuits.campaign.progress import Progress, tally
 from sbi_circuits.circuit import Circuit
-from sbi_circuits.engines import Engine, Protocol, get_engine
-from sbi_circuits.errors import TableError, TranslationError, UnknownNameError
+from sbi_circuits.engines import Engine, Protocol, Simulation, get_engine
+from sbi_circuits.engines.base import failure
+from sbi_circuits.errors import TableError, UnknownNameError
 from sbi_circuits.features import UNDEFINED, FeatureSet, FeatureValues
 from sbi_circuits.readers import read_recording, write_recording
-from sbi_circuits.recording import Outcome, Recording
+from sbi_circuits.recording import Outcome
 from sbi_circuits.seeds import stream_key
 from sbi_circuits.table import Rows, Table
 
@@ -32,7 +33,6 @@ Tasks = Iterable[tuple[Any, ...]]
 Results = Generator[Rows, None, None]
 
 EXECUTORS = ("auto", "inprocess", "loky")
-_REASON_LENGTH = 300
 _REMEASURED = 64  # recordings per unit of work when features are measured again
 
 
@@ -138,29 +138,24 @@ def remeasure(
 
 def simulate_unit(job: _Job, start: int, theta: np.ndarray, weight: np.ndarray) -> Rows:
     """Simulate and measure the simulations from `start` on, one per row of theta (k, P) and weight (k,)."""
-    engine, found = _engine(job.engine), []
-    for index, row in enumerate(theta, start=start):
-        began = perf_counter()
-        outcome, recording, measured = _simulate(job, engine, row, index)
-        if job.recordings is not None and recording is not None:
-            write_recording(recording_file(job.recordings, index), recording)
-        found.append((outcome, measured, perf_counter() - began))
-    return _rows(start, job.seed, theta, weight, job.proposal, found)
+    indices = range(start, start + len(theta))
+    simulations = _engine(job.engine).run_batch(job.circuit, theta, job.protocol, job.seed, indices)
+    return _rows(start, job.seed, theta, weight, job.proposal, [_measured(job, s) for s in simulations])
 
 
-def _simulate(
-    job: _Job, engine: Engine, theta: np.ndarray, index: int
-) -> tuple[Outcome, Recording | None, FeatureValues]:
-    try:
-        simulation = engine.run(job.circuit, theta, job.protocol, job.seed, index)
-        if simulation.recording is None or not simulation.outcome.ok:
-            return simulation.outcome, None, _undefined(job.feature_set)
-        measured = job.feature_set.measure(simulation.recording, seed=measuring_seed(job.seed, index))
-        return simulation.outcome, simulation.recording, measured
-    except TranslationError:
-        raise  # this engine can run none of them
-    except Exception as error:
-        return _failed(error), None, _undefined(job.feature_set)
+def _measured(job: _Job, simulation: Simulation) -> tuple[Outcome, FeatureValues, float]:
+    """Outcome, features and wall time of one simulation; its recording is kept where the campaign asks."""
+    began, index, outcome = perf_counter(), simulation.index, simulation.outcome
+    measured = _undefined(job.feature_set)
+    if outcome.ok and simulation.recording is not None:
+        try:
+            measured = job.feature_set.measure(simulation.recording, seed=measuring_seed(job.seed, index))
+        except Exception as error:
+            outcome = failure(error)
+        else:
+            if job.recordings is not None:
+                write_recording(recording_file(job.recordings, index), simulation.recording)
+    return outcome, measured, simulation.wall_s + perf_counter() - began
 
 
 def _remeasure_unit(feature_set: FeatureSet, kept: Path, rows: Rows) -> Rows:
@@ -172,7 +167,7 @@ def _remeasure_unit(feature_set: FeatureSet, kept: Path, rows: Rows) -> Rows:
                 recording = read_recording(recording_file(kept, index))
                 measured = feature_set.measure(recording, seed=measuring_seed(int(rows.seed[k]), index))
             except Exception as error:
-                outcome = _failed(error)
+                outcome = failure(error)
         found.append((outcome, measured, float(rows.wall_s[k])))
     again = _rows(int(rows.index[0]), int(rows.seed[0]), rows.theta, rows.weight, "", found)
     return replace(again, proposal=rows.proposal)
@@ -192,11 +187,6 @@ def _recordings(table: Table) -> Path:
     folder = table.path / "recordings"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def _failed(error: Exception) -> Outcome:
-    text = " ".join(str(error).split()) or "no message"
-    return Outcome("failed", f"{type(error).__name__}: {text}"[:_REASON_LENGTH])
 
 
 def _undefined(feature_set: FeatureSet) -> FeatureValues:

@@ -1,11 +1,14 @@
 """Engines: what runs a circuit. Brian2 is the reference; the kernels are generated from the same equations."""
 
+import os
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
 from sbi_circuits.errors import UnknownNameError
 
-__all__ = ["ENGINES", "Engine", "Protocol", "Simulation", "get_engine"]
+__all__ = ["ENGINES", "Engine", "Protocol", "Simulation", "default_engine", "get_engine"]
 
 # Name -> where the class lives; loaded on first use, because Brian2 and numba are slow to import.
 ENGINES = {
@@ -15,9 +18,23 @@ ENGINES = {
 DEFAULT_ENGINE = "kernel[numba]"
 
 
+def default_engine() -> str:
+    """What "auto" stands for: `kernel[cuda]` where there is a CUDA device and numba-cuda, else `kernel[numba]`."""
+    return "kernel[cuda]" if _cuda_device() else DEFAULT_ENGINE
+
+
+@cache
+def _cuda_device() -> bool:
+    if find_spec("numba_cuda") is None or os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0":
+        return False
+    from numba import cuda
+
+    return bool(cuda.is_available())
+
+
 def get_engine(name: str = "auto") -> Engine:
     """The engine of that name; "auto" is the fastest one here. Raises `UnknownNameError` listing the names."""
-    name = DEFAULT_ENGINE if name == "auto" else name
+    name = default_engine() if name == "auto" else name
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ["auto", *ENGINES])
     module, cls = ENGINES[name]

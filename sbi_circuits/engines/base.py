@@ -1,12 +1,14 @@
 """The contract every engine keeps: one configuration and one seed in, one simulation out."""
 
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sbi_circuits.circuit import Circuit, Record
-from sbi_circuits.errors import CircuitError
+from sbi_circuits.errors import CircuitError, TranslationError
 from sbi_circuits.recording import Outcome, Recording
 
 
@@ -52,10 +54,21 @@ class Simulation:
     wall_s: float
 
 
+_REASON_LENGTH = 300
+
+
+def failure(error: Exception) -> Outcome:
+    """The outcome of a simulation or measurement that raised; its reason is one line."""
+    text = " ".join(str(error).split()) or "no message"
+    return Outcome("failed", f"{type(error).__name__}: {text}"[:_REASON_LENGTH])
+
+
 class Engine(ABC):
     """Runs circuits. The result depends on (circuit, theta, protocol, seed, index) and on nothing else."""
 
     name: str
+    # How many simulations are worth handing over together: 1, or enough to fill a device.
+    batch = 1
 
     @abstractmethod
     def run(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Simulation:
@@ -70,3 +83,30 @@ class Engine(ABC):
         Raises:
             TranslationError: if the engine cannot express the circuit.
         """
+
+    def run_batch(
+        self, circuit: Circuit, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
+    ) -> Iterator[Simulation]:
+        """Simulate many configurations; one that cannot be run is a failed outcome and disturbs no other.
+
+        Args:
+            circuit: what to simulate.
+            thetas: (n, P) in the prior's declared units.
+            protocol: how long, and what to keep.
+            seed: of all of them.
+            indices: (n,) index of each; the result of one depends on its own index only.
+
+        Yields:
+            one `Simulation` per configuration, in order.
+
+        Raises:
+            TranslationError: if the engine cannot express the circuit.
+        """
+        for theta, index in zip(thetas, indices, strict=True):
+            began = time.perf_counter()
+            try:
+                yield self.run(circuit, theta, protocol, seed, int(index))
+            except TranslationError:
+                raise  # this engine can run none of them
+            except Exception as error:
+                yield Simulation(int(index), failure(error), None, time.perf_counter() - began)
