@@ -4,8 +4,7 @@ Equations, thresholds, resets and initial values are written in Brian2's equatio
 them are the circuit's parameters, its constants (which carry units), or the population's own namespace.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -14,6 +13,17 @@ from typing import Any
 import numpy as np
 
 from sbi_circuits.circuit_checks import check_circuit
+from sbi_circuits.circuit_parts import (
+    METHODS,
+    CurrentSteps,
+    EarlyStop,
+    Pairs,
+    PoissonInput,
+    Population,
+    Projection,
+    Record,
+    pairs,
+)
 from sbi_circuits.digests import digest, plain
 from sbi_circuits.errors import CircuitError, UnknownNameError
 from sbi_circuits.prior import Prior
@@ -29,182 +39,14 @@ from sbi_circuits.wiring_rules import (
 )
 
 __all__ = [
-    "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "Explicit", "FixedIndegree", "FixedTotal",
-    "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Record",
+    "METHODS", "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "Explicit", "FixedIndegree", "FixedTotal",
+    "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Record", "Wiring",
     "get_circuit", "list_circuits", "register",
 ]  # fmt: skip
 
-METHODS = ("euler", "exponential_euler", "rk4", "exact")
 ENTRY_POINT_GROUP = "sbi_circuits.circuits"
-_ON_SPIKE = re.compile(r"\s*(\w+)_post\s*\+=\s*(.+)")
-Pairs = tuple[tuple[str, str], ...]
-
-
-def _pairs(mapping: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Pairs:
-    items = mapping.items() if isinstance(mapping, Mapping) else mapping
-    return tuple((str(k), str(v)) for k, v in items)
-
-
-@dataclass(frozen=True)
-class Population:
-    """Neurons of one kind.
-
-    Args:
-        name: an identifier.
-        size: number of neurons, an expression in parameters; rounded down.
-        equations: Brian2 equations, one per line.
-        threshold, reset: Brian2 expressions; both empty for a population that never spikes.
-        refractory: duration, an expression with units of time; empty for none.
-        initial: variable -> expression; may use randn() and rand(), drawn per neuron.
-        method: numerical integration, one of `METHODS`.
-        namespace: name -> expression; the population's own meaning of a name in its equations.
-        labels: number of labels, an expression; every neuron draws `label_draws` of them with replacement.
-        label_draws: how many labels a neuron has.
-    """
-
-    name: str
-    size: str
-    equations: str
-    threshold: str = ""
-    reset: str = ""
-    refractory: str = ""
-    initial: Pairs = ()
-    method: str = "euler"
-    namespace: Pairs = ()
-    labels: str = ""
-    label_draws: int = 2
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", str(self.size))
-        object.__setattr__(self, "initial", _pairs(self.initial))
-        object.__setattr__(self, "namespace", _pairs(self.namespace))
-        if not self.name.isidentifier():
-            raise CircuitError(f"population name {self.name!r} is not an identifier")
-        if self.method not in METHODS:
-            raise UnknownNameError(f"integration method of population {self.name}", self.method, METHODS)
-        if bool(self.threshold) != bool(self.reset):
-            raise CircuitError(f"population {self.name}: give both threshold and reset, or neither")
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Synapses from one population to another.
-
-    Args:
-        name: an identifier.
-        source, target: names of populations.
-        wiring: a wiring rule.
-        weight: an expression in parameters, in the units of the variable it acts on.
-        on_spike: effect of a presynaptic spike, `variable_post += expression`, where the expression
-            may use `weight`.
-        delay: an expression with units of time; a multiple of dt after rounding.
-        when: a condition on parameters; the projection is absent where it is false.
-    """
-
-    name: str
-    source: str
-    target: str
-    wiring: Wiring
-    weight: str
-    on_spike: str
-    delay: str = "0*ms"
-    when: str = ""
-
-    def effect(self) -> tuple[str, str]:
-        """Variable of the target that a spike increments, and the increment."""
-        match = _ON_SPIKE.fullmatch(self.on_spike)
-        if match is None:
-            raise CircuitError(
-                f"projection {self.name}: on_spike must be 'variable_post += expression', got {self.on_spike!r}"
-            )
-        return match[1], match[2].strip()
-
-
-@dataclass(frozen=True)
-class PoissonInput:
-    """Independent Poisson sources onto each driven neuron, summed (Brian2's PoissonInput).
-
-    Args:
-        target: population.
-        variable: state variable every event increments by `weight`.
-        sources: number of sources per neuron, an expression.
-        rate: of each source, an expression with units of Hz.
-        weight: an expression in the variable's units.
-        fraction: the first floor(fraction * size) neurons are driven.
-    """
-
-    target: str
-    variable: str
-    sources: str
-    rate: str
-    weight: str
-    fraction: str = "1"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", str(self.sources))
-
-
-@dataclass(frozen=True)
-class CurrentSteps:
-    """A piecewise constant quantity shared by a population, used by `name` in its equations.
-
-    Args:
-        target: population.
-        name: the name in the equations; zero before the first time.
-        unit: of the values.
-        steps: (time in seconds, value expression) pairs, times increasing.
-    """
-
-    target: str
-    name: str
-    unit: str
-    steps: tuple[tuple[float, str], ...]
-
-    def __post_init__(self) -> None:
-        steps = tuple((float(t), str(v)) for t, v in self.steps)
-        object.__setattr__(self, "steps", steps)
-        if any(a[0] >= b[0] for a, b in zip(steps, steps[1:], strict=False)):
-            raise CircuitError(f"input {self.name}: step times must increase")
-
-
-@dataclass(frozen=True)
-class EarlyStop:
-    """Stops a simulation whose rate over a first window says it is silent or saturated.
-
-    The statistic is refractory * mean spike count / (stop - start) of one population (Gao et al. 2024):
-    silent at or below `silent`, saturated at or above `saturated`.
-    """
-
-    population: str
-    refractory: str
-    start: float = 0.1
-    stop: float = 1.1
-    silent: float = 1e-4
-    saturated: float = 0.99
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a simulation keeps.
-
-    Args:
-        spikes: how many randomly chosen cells (over all populations) keep their spike times, or -1 for all.
-        counts: 1 ms counts of every population.
-        moments: moments of the interspike intervals of every neuron.
-
-    Raises:
-        CircuitError: if nothing is kept.
-    """
-
-    spikes: int = 0
-    counts: bool = True
-    moments: bool = False
-
-    def __post_init__(self) -> None:
-        if self.spikes < -1:
-            raise CircuitError(f"Record.spikes must be -1 (all cells) or a number of cells, got {self.spikes}")
-        if not (self.spikes or self.counts or self.moments):
-            raise CircuitError("an empty Record keeps nothing; ask for spikes, counts or moments")
+# Constructs that came after the first tables were filled: where unused, they are not part of a digest.
+_LATER_FIELDS = {"equations": "", "initial": [], "summed": "", "on_post": ""}
 
 
 @dataclass(frozen=True)
@@ -240,7 +82,7 @@ class Circuit:
     def __post_init__(self) -> None:
         for name in ("populations", "projections", "inputs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "constants", _pairs(self.constants))
+        object.__setattr__(self, "constants", pairs(self.constants))
         defaults = self.defaults.items() if isinstance(self.defaults, Mapping) else self.defaults
         object.__setattr__(self, "defaults", tuple((k, float(v)) for k, v in defaults))
         if not self.name.isidentifier():
@@ -253,6 +95,10 @@ class Circuit:
         content = plain(self)
         for key in ("prior", "title", "source", "defaults"):
             content.pop(key)
+        for projection in content["projections"]:
+            for key, unused in _LATER_FIELDS.items():
+                if projection[key] == unused:
+                    del projection[key]
         return digest([content, self.declared])
 
     @property

@@ -34,23 +34,29 @@ _COMPARE: dict[type, Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
+
+
+def exprel(x: Any) -> Any:
+    """(exp(x) - 1)/x, and 1 at x = 0."""
+    x = np.asarray(x, dtype=float)
+    return np.where(x == 0, 1.0, np.expm1(x) / np.where(x == 0, 1.0, x))
+
+
+# Functions Brian2 knows in equations; the others are for expressions evaluated before a simulation starts.
+EQUATION_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "abs": np.abs, "arccos": np.arccos, "arcsin": np.arcsin, "arctan": np.arctan, "ceil": np.ceil, "clip": np.clip,
+    "cos": np.cos, "cosh": np.cosh, "exp": np.exp, "expm1": np.expm1, "exprel": exprel, "floor": np.floor,
+    "int": np.trunc, "log": np.log, "log10": np.log10, "log1p": np.log1p, "sign": np.sign, "sin": np.sin,
+    "sinh": np.sinh, "sqrt": np.sqrt, "tan": np.tan, "tanh": np.tanh,
+}  # fmt: skip
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "floor": np.floor,
-    "ceil": np.ceil,
-    "round": np.round,
-    "exp": np.exp,
-    "log": np.log,
-    "sqrt": np.sqrt,
-    "sin": np.sin,
-    "cos": np.cos,
-    "tanh": np.tanh,
-    "abs": np.abs,
-    "clip": np.clip,
-    "minimum": np.minimum,
+    **EQUATION_FUNCTIONS,
     "maximum": np.maximum,
-    "int": np.trunc,
+    "minimum": np.minimum,
+    "round": np.round,
     "where": np.where,
 }
+CONSTANTS = {"pi": np.pi, "e": np.e, "inf": np.inf}
 
 
 @cache
@@ -113,6 +119,12 @@ def names_in(expression: str) -> set[str]:
     tree = parse(expression)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called}
+
+
+def calls_in(expression: str) -> set[str]:
+    """Names of the functions an expression calls."""
+    calls = (node.func for node in ast.walk(parse(expression)) if isinstance(node, ast.Call))
+    return {f.id for f in calls if isinstance(f, ast.Name)}
 
 
 def evaluate(
@@ -179,6 +191,8 @@ class _Evaluator:
         units = self.units()
         if name in units:
             return units[name]
+        if name in CONSTANTS:
+            return CONSTANTS[name]
         raise CircuitError(
             f"undefined name {name!r} in {self.text!r}; known: {', '.join(sorted(map(str, self.values)))}"
         )
@@ -192,24 +206,27 @@ class _Evaluator:
         return result
 
 
-def dimensioned_value(expression: str, known: Mapping[str, Any], where: str) -> Any:
+def dimensioned_value(
+    expression: str, known: Mapping[str, Any], where: str, functions: Mapping[str, Any] = FUNCTIONS
+) -> Any:
     """A Brian2 quantity with the dimensions of `expression`; its value means nothing.
 
     Args:
         expression: an expression in Brian2's language.
         known: name -> Brian2 quantity, for the names that are not units.
         where: what is being checked, for the message.
+        functions: those that may be called, beside rand and randn.
 
     Raises:
         CircuitError: naming the expression and the reason.
     """
     from brian2.units.fundamentalunits import DimensionMismatchError
 
-    functions = {name: _DIMENSION_RULES.get(name, _dimensionless) for name in FUNCTIONS}
-    functions |= dict.fromkeys(("rand", "randn"), lambda: 0.5)
+    rules = {name: _DIMENSION_RULES.get(name, _dimensionless) for name in functions}
+    rules |= dict.fromkeys(("rand", "randn"), lambda: 0.5)
     try:
         with np.errstate(all="ignore"):
-            return evaluate(expression, known, functions, brian2_units)
+            return evaluate(expression, known, rules, brian2_units)
     except CircuitError as error:
         raise CircuitError(f"{where}: {error}") from error
     except (DimensionMismatchError, TypeError, ZeroDivisionError) as error:
@@ -244,6 +261,9 @@ _DIMENSION_RULES: dict[str, Callable[..., Any]] = {
     "minimum": _same_dimensions,
     "maximum": _same_dimensions,
     "abs": _same_dimensions,
+    "floor": _same_dimensions,
+    "ceil": _same_dimensions,
+    "sign": lambda value: 1.5,
     "where": lambda condition, a, b: _same_dimensions(a, b),
     "sqrt": lambda value: value**0.5,
     "int": lambda value: _dimensionless(1.0 * value),

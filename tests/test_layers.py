@@ -15,7 +15,8 @@ ORDER = (
     "verification", "ensemble", "results", "calibration", "subspace", "plots", "report", "demo", "cli",
 )  # fmt: skip
 PARTS = {  # modules that one layer is split into
-    "circuit_checks": "circuit", "wiring_rules": "circuit", "table_rows": "table",
+    "circuit_checks": "circuit", "circuit_parts": "circuit", "circuit_quantities": "circuit",
+    "circuit_values": "circuit", "projection_checks": "circuit", "wiring_rules": "circuit", "table_rows": "table",
     "cli_circuits": "cli", "cli_features": "cli", "cli_infer": "cli", "cli_simulate": "cli",
 }  # fmt: skip
 ZOO = ("simulators", "priors")

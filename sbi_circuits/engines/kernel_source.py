@@ -202,7 +202,7 @@ def _position(parts: tuple[Translation, ...], population: str) -> int:
 def _delivery_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
     projection = circuit.projections[k]
     source, target = _position(parts, projection.source), _position(parts, projection.target)
-    variable = projection.effect()[0]
+    variable = projection.effects[0][0]
     row = parts[target].variables.index(variable)
     spikes = f"ring[{source}][past], ring_count[{source}, past], state[{target}][{row}]"
     call = f"(indptr[{k}], targets[{k}], weight[{k}], {spikes}"

@@ -152,7 +152,7 @@ def _synapses(circuit: Circuit, values: dict[str, float], sizes: dict[str, int],
         if delay < 0:
             raise CircuitError(f"projection {projection.name}: delay {projection.delay} = {delay:g} s is negative")
         weight = float(evaluate(projection.weight, values))
-        variable, effect = projection.effect()
+        variable, effect = projection.effects[0]
         weight = float(evaluate(effect, {"weight": weight}))
         rows = draw_rows(projection, number, values, sizes, labels, keys)
         # Brian2 rounds delays to the nearest step.

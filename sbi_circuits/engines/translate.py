@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, Population
-from sbi_circuits.circuit_checks import reset_statements
 from sbi_circuits.errors import TranslationError
 from sbi_circuits.units import parse
 
@@ -119,9 +118,7 @@ class _Translator:
         update = tuple(self._statements(abstract_code(self.population)))
         flagged = {e.varname for e in self.equations.values() if "unless refractory" in e.flags}
         updated = tuple(s.target for s in update if s.target in self.variables)
-        reset = tuple(
-            Statement(target, self._expression(expression)) for target, expression in reset_statements(self.population)
-        )
+        reset = tuple(Statement(s.target, self._expression(s.value)) for s in self.population.resets())
         return Translation(
             name=self.population.name,
             variables=self.variables,

@@ -1,0 +1,291 @@
+"""The parts of a circuit: populations, projections, inputs, and what a simulation keeps. All are values."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sbi_circuits.errors import CircuitError, UnknownNameError
+from sbi_circuits.units import calls_in, names_in
+from sbi_circuits.wiring_rules import Wiring
+
+METHODS = ("euler", "exponential_euler", "rk4", "exact", "heun", "milstein")
+# Those that know what a noise term `xi` is.
+NOISY_METHODS = ("euler", "heun", "milstein")
+RANDOM = frozenset({"rand", "randn"})
+_PARAMETER = re.compile(r"\s*(\w+)\s*:\s*[^#]+")
+Pairs = tuple[tuple[str, str], ...]
+
+
+def pairs(mapping: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Pairs:
+    """Name -> expression as a tuple, in the order given."""
+    items = mapping.items() if isinstance(mapping, Mapping) else mapping
+    return tuple((str(k), str(v)) for k, v in items)
+
+
+def declared_parameters(equations: str) -> tuple[str, ...]:
+    """Names declared without an equation (`tau_m : second`), in order."""
+    found = (_PARAMETER.fullmatch(line.partition("#")[0]) for line in equations.splitlines())
+    return tuple(match[1] for match in found if match)
+
+
+def is_random(expression: str) -> bool:
+    """Whether an expression calls rand() or randn()."""
+    return bool(calls_in(expression) & RANDOM)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One statement `target operator= expression`; `operator` is "" for a plain assignment."""
+
+    target: str
+    operator: str
+    expression: str
+
+    @property
+    def value(self) -> str:
+        """The target's new value."""
+        return f"{self.target} {self.operator} ({self.expression})" if self.operator else self.expression
+
+
+def assignments(text: str, where: str) -> tuple[Assignment, ...]:
+    """Statements separated by lines or semicolons; raises `CircuitError` naming `where` and the statement."""
+    lines = (line.partition("#")[0].strip() for line in text.replace(";", "\n").splitlines())
+    return tuple(_assignment(line, where) for line in lines if line)
+
+
+def _assignment(line: str, where: str) -> Assignment:
+    for operator in ("+", "-", "*", "/"):
+        left, found, right = line.partition(f"{operator}=")
+        if found and left.strip().isidentifier():
+            return Assignment(left.strip(), operator, right.strip())
+    left, found, right = line.partition("=")
+    if not found or not left.strip().isidentifier():
+        raise CircuitError(f"{where}: cannot read {line!r}; write 'variable = expression'")
+    return Assignment(left.strip(), "", right.strip())
+
+
+@dataclass(frozen=True)
+class Population:
+    """Neurons of one kind.
+
+    Args:
+        name: an identifier.
+        size: number of neurons, an expression in parameters; rounded down.
+        equations: Brian2 equations, one per line; `name : unit` declares a quantity of each neuron.
+        threshold, reset: Brian2 expressions; both empty for a population that never spikes.
+        refractory: duration, an expression with units of time that may use quantities of each neuron; empty
+            for none.
+        initial: variable -> expression; may use randn() and rand(), drawn per neuron, the neuron's number `i`,
+            and the variables before it in this list.
+        method: numerical integration, one of `METHODS`.
+        namespace: name -> expression; the population's own meaning of a name in its equations.
+        labels: number of labels, an expression; every neuron draws `label_draws` of them with replacement.
+        label_draws: how many labels a neuron has.
+    """
+
+    name: str
+    size: str
+    equations: str
+    threshold: str = ""
+    reset: str = ""
+    refractory: str = ""
+    initial: Pairs = ()
+    method: str = "euler"
+    namespace: Pairs = ()
+    labels: str = ""
+    label_draws: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", str(self.size))
+        object.__setattr__(self, "initial", pairs(self.initial))
+        object.__setattr__(self, "namespace", pairs(self.namespace))
+        if not self.name.isidentifier():
+            raise CircuitError(f"population name {self.name!r} is not an identifier")
+        if self.method not in METHODS:
+            raise UnknownNameError(f"integration method of population {self.name}", self.method, METHODS)
+        if bool(self.threshold) != bool(self.reset):
+            raise CircuitError(f"population {self.name}: give both threshold and reset, or neither")
+
+    @property
+    def refractory_varies(self) -> bool:
+        """Whether neurons differ in their refractory period."""
+        return bool(self.refractory) and bool(names_in(self.refractory) & {*declared_parameters(self.equations)})
+
+    def resets(self) -> tuple[Assignment, ...]:
+        """The statements of the reset, in order."""
+        return assignments(self.reset, f"population {self.name}, reset")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Synapses from one population to another.
+
+    Args:
+        name: an identifier.
+        source, target: names of populations.
+        wiring: a wiring rule.
+        weight: an expression in parameters; with rand() or randn() every synapse draws its own.
+        on_spike: effect of a presynaptic spike when it arrives: statements on the projection's own variables
+            and `variable_post += expression`, where expressions may use `weight`, parameters and constants.
+        delay: an expression with units of time, rounded to whole steps; with rand() or randn() every synapse
+            draws its own, and a negative one is an error.
+        when: a condition on parameters; the projection is absent where it is false.
+        equations: Brian2 equations of the projection's own variables, for instance
+            `dx/dt = (1 - x)/tau_d : 1 (event-driven)`.
+        initial: variable -> expression; where the projection's own variables start (0 where not given).
+        summed: `variable_post = expression`, summed over synapses in every step, where the expression may use
+            `variable_pre`, `variable_post` and `weight` (gap junctions).
+        on_post: statements at a spike of the target (plasticity); engine brian2 only.
+    """
+
+    name: str
+    source: str
+    target: str
+    wiring: Wiring
+    weight: str
+    on_spike: str = ""
+    delay: str = "0*ms"
+    when: str = ""
+    equations: str = ""
+    initial: Pairs = ()
+    summed: str = ""
+    on_post: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "initial", pairs(self.initial))
+        if not (self.on_spike.strip() or self.summed.strip()):
+            raise CircuitError(f"projection {self.name}: on_spike and summed are both empty; it has no effect")
+
+    def statements(self) -> tuple[Assignment, ...]:
+        """What a presynaptic spike does, in order."""
+        return assignments(self.on_spike, f"projection {self.name}, on_spike")
+
+    def post_statements(self) -> tuple[Assignment, ...]:
+        """What a spike of the target does, in order."""
+        return assignments(self.on_post, f"projection {self.name}, on_post")
+
+    @property
+    def effects(self) -> Pairs:
+        """(variable of the target, increment) of every statement `variable_post += increment`, in order."""
+        return tuple((s.target.removesuffix("_post"), s.expression) for s in self.statements() if self.adds(s))
+
+    @staticmethod
+    def adds(statement: Assignment) -> bool:
+        """Whether a statement increments a variable of the target."""
+        return statement.target.endswith("_post") and statement.operator == "+"
+
+    def sums(self) -> Pairs:
+        """(variable of the target, expression) of every summed coupling."""
+        lines = assignments(self.summed, f"projection {self.name}, summed")
+        return tuple((s.target.removesuffix("_post"), s.expression) for s in lines)
+
+    @property
+    def random_weight(self) -> bool:
+        """Whether every synapse draws its own weight."""
+        return is_random(self.weight)
+
+    @property
+    def random_delay(self) -> bool:
+        """Whether every synapse draws its own delay."""
+        return is_random(self.delay)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether a spike's effect depends on variables of the projection, or sets them."""
+        return bool(self.equations.strip()) or any(not self.adds(s) for s in self.statements())
+
+    @property
+    def plain(self) -> bool:
+        """Whether every synapse does the same at every spike, after the same delay."""
+        return not (
+            self.random_weight or self.random_delay or self.has_state or self.on_post or self.summed
+            or any(name.endswith(("_pre", "_post")) for _, e in self.effects for name in names_in(e))
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PoissonInput:
+    """Independent Poisson sources onto each driven neuron, summed (Brian2's PoissonInput).
+
+    Args:
+        target: population.
+        variable: state variable every event increments by `weight`.
+        sources: number of sources per neuron, an expression.
+        rate: of each source, an expression with units of Hz.
+        weight: an expression in the variable's units.
+        fraction: the first floor(fraction * size) neurons are driven.
+    """
+
+    target: str
+    variable: str
+    sources: str
+    rate: str
+    weight: str
+    fraction: str = "1"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", str(self.sources))
+
+
+@dataclass(frozen=True)
+class CurrentSteps:
+    """A piecewise constant quantity shared by a population, used by `name` in its equations.
+
+    Args:
+        target: population.
+        name: the name in the equations; zero before the first time.
+        unit: of the values.
+        steps: (time in seconds, value expression) pairs, times increasing.
+    """
+
+    target: str
+    name: str
+    unit: str
+    steps: tuple[tuple[float, str], ...]
+
+    def __post_init__(self) -> None:
+        steps = tuple((float(t), str(v)) for t, v in self.steps)
+        object.__setattr__(self, "steps", steps)
+        if any(a[0] >= b[0] for a, b in zip(steps, steps[1:], strict=False)):
+            raise CircuitError(f"input {self.name}: step times must increase")
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Stops a simulation whose rate over a first window says it is silent or saturated.
+
+    The statistic is refractory * mean spike count / (stop - start) of one population (Gao et al. 2024):
+    silent at or below `silent`, saturated at or above `saturated`.
+    """
+
+    population: str
+    refractory: str
+    start: float = 0.1
+    stop: float = 1.1
+    silent: float = 1e-4
+    saturated: float = 0.99
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a simulation keeps.
+
+    Args:
+        spikes: how many randomly chosen cells (over all populations) keep their spike times, or -1 for all.
+        counts: 1 ms counts of every population.
+        moments: moments of the interspike intervals of every neuron.
+
+    Raises:
+        CircuitError: if nothing is kept.
+    """
+
+    spikes: int = 0
+    counts: bool = True
+    moments: bool = False
+
+    def __post_init__(self) -> None:
+        if self.spikes < -1:
+            raise CircuitError(f"Record.spikes must be -1 (all cells) or a number of cells, got {self.spikes}")
+        if not (self.spikes or self.counts or self.moments):
+            raise CircuitError("an empty Record keeps nothing; ask for spikes, counts or moments")
