@@ -3,13 +3,17 @@ STAMP := .venv/.installed
 PYTEST := MPLBACKEND=Agg $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint types slow gpu bench-engines tutorials wheel clean help
+.PHONY: demo test lint types slow gpu nest bench-engines tutorials wheel clean help
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || "$$(python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)" -m venv .venv
 	$(PY) -m pip install -c constraints.txt --upgrade pip
 	$(PY) -m pip install torch==2.13.0 -c constraints.txt
 	$(PY) -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/.bench: $(STAMP)
+	$(PY) -m pip install -c constraints.txt -e '.[bench]'
 	touch $@
 
 demo: $(STAMP)  ## infer a circuit from a recording, end to end, into demo_output/
@@ -30,8 +34,11 @@ slow: $(STAMP)  ## the tests marked slow
 gpu: $(STAMP)  ## the tests marked gpu (needs a CUDA device)
 	$(PYTEST) -m gpu
 
-bench-engines: $(STAMP)  ## time every engine on the same simulations
-	$(PY) benchmarks/engines.py
+bench-engines: .venv/.bench  ## time every engine on the same simulations (ARGS="--only brunel --write" and the like)
+	$(PY) -m benchmarks.engines $(ARGS)
+
+nest: .venv/.bench  ## the comparison with NEST, about twenty minutes
+	$(PYTEST) -m nest tests/test_nest.py
 
 tutorials: $(STAMP)  ## execute every tutorial into output/tutorials/
 	mkdir -p output/tutorials
