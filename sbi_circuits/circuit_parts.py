@@ -14,6 +14,8 @@ METHODS = ("euler", "exponential_euler", "rk4", "exact", "heun", "milstein")
 NOISY_METHODS = ("euler", "heun", "milstein")
 RANDOM = frozenset({"rand", "randn"})
 _PARAMETER = re.compile(r"\s*(\w+)\s*:\s*[^#]+")
+_DEFINED = re.compile(r"\s*(?:d(\w+)\s*/\s*dt\s*=|(\w+)\s*[=:])")
+_ENDS = ("_pre", "_post")
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -27,6 +29,12 @@ def declared_parameters(equations: str) -> tuple[str, ...]:
     """Names declared without an equation (`tau_m : second`), in order."""
     found = (_PARAMETER.fullmatch(line.partition("#")[0]) for line in equations.splitlines())
     return tuple(match[1] for match in found if match)
+
+
+def defined_names(equations: str) -> frozenset[str]:
+    """All names that some equations define."""
+    found = (_DEFINED.match(line.partition("#")[0]) for line in equations.splitlines())
+    return frozenset(match[1] or match[2] for match in found if match)
 
 
 def is_random(expression: str) -> bool:
@@ -192,16 +200,20 @@ class Projection:
 
     @property
     def has_state(self) -> bool:
-        """Whether a spike's effect depends on variables of the projection, or sets them."""
-        return bool(self.equations.strip()) or any(not self.adds(s) for s in self.statements())
+        """Whether a spike does more than add numbers known beforehand: variables of the projection, or of its ends."""
+        others = any(not self.adds(s) for s in self.statements())
+        return others or any(self.depends_on_state(e) for _, e in self.effects)
+
+    def depends_on_state(self, expression: str) -> bool:
+        """Whether an increment depends on more than weight, parameters and constants."""
+        own = defined_names(self.equations) | {s.target for s in self.statements()} | {"t", "i", "j"}
+        names = names_in(expression)
+        return bool(names & own or calls_in(expression) & RANDOM or any(n.endswith(_ENDS) for n in names))
 
     @property
     def plain(self) -> bool:
-        """Whether every synapse does the same at every spike, after the same delay."""
-        return not (
-            self.random_weight or self.random_delay or self.has_state or self.on_post or self.summed
-            or any(name.endswith(("_pre", "_post")) for _, e in self.effects for name in names_in(e))
-        )  # fmt: skip
+        """Whether every synapse does the same at every spike, after the same delay, and nothing else."""
+        return not (self.random_weight or self.random_delay or self.has_state or self.on_post or self.summed)
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,8 @@ def test_the_network_is_that_of_the_setup() -> None:
     assert np.array_equal(np.asarray(model.groups["exc"].v_[:]), setup.cells[0].initial["v"])
     for synapses in setup.synapses:
         built = model.network[f"projection_{synapses.number}"]
-        assert np.array_equal(built.i[:], synapses.rows.sources)
-        assert np.array_equal(built.j[:], synapses.rows.targets)
+        assert np.array_equal(built.i[:], synapses.sources)
+        assert np.array_equal(built.j[:], synapses.targets)
         assert np.asarray(built.delay[:]) == pytest.approx(1e-3) and synapses.delay_steps == 10
 
 

@@ -317,7 +317,7 @@ def test_a_configuration_as_numbers() -> None:
     setup = prepare(circuit, theta, Protocol(1.0, warmup=0.3, record=Record(spikes=4)), 1, 2)
     (cells,), (synapses,), (poisson,), (steps,) = setup.cells, setup.synapses, setup.poisson, setup.currents
     assert (setup.steps, setup.warmup_steps, cells.size, cells.refractory_steps) == (13000, 3000, 10, 20)
-    assert (synapses.delay_steps, len(synapses.rows.targets), synapses.variable) == (3, 90, "v")
+    assert (synapses.delay_steps, len(synapses.rows.targets), synapses.variables) == (3, 90, ("v",))
     assert (poisson.driven, poisson.sources, poisson.rate) == (3, 5, 3.0)
     assert steps.starts.tolist() == [100, 5000] and steps.values.tolist() == pytest.approx([0.025, 0])
     assert ((cells.initial["v"] >= 2e-3) & (cells.initial["v"] < 3e-3)).all()

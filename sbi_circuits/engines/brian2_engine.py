@@ -21,7 +21,8 @@ from brian2.units.fundamentalunits import Quantity, get_dimensions
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, EarlyStop
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
-from sbi_circuits.engines.setup import Cells, Poisson, Setup, Steps, Synapses, prepare, timestep
+from sbi_circuits.engines.brian2_synapses import brian2_synapses
+from sbi_circuits.engines.setup import Cells, Poisson, Setup, Steps, prepare, timestep
 from sbi_circuits.errors import CircuitError, TranslationError, UnknownNameError
 from sbi_circuits.recording import COUNT_BIN, IntervalMoments, Outcome, PopulationCounts, Recording
 from sbi_circuits.seeds import stream_key
@@ -111,7 +112,9 @@ def build_model(circuit: Circuit, setup: Setup, compile_poisson: bool = True) ->
     clock = brian2.Clock(dt=setup.dt * brian2.second, name="simulation_clock")
     groups = {c.population.name: _neurons(circuit, c, setup, clock) for c in setup.cells}
     objects: list[Any] = list(groups.values())
-    objects += [_synapses(s, groups, clock) for s in setup.synapses if len(s.rows.targets)]
+    known = _as_quantities(setup.values, _quantities(circuit))
+    present = [s for s in setup.synapses if len(s.targets)]
+    objects += [brian2_synapses(circuit.projections[s.number], s, groups, known, clock) for s in present]
     inputs = _poisson_inputs(setup, groups)
     if not compile_poisson:
         for poisson in inputs:
@@ -213,22 +216,36 @@ def _first_window(model: Model, rule: EarlyStop, setup: Setup) -> Outcome:
     return Outcome("ok")
 
 
-def _namespace(circuit: Circuit, cells: Cells) -> dict[str, Any]:
-    """The population's constants as Brian2 quantities, plus the refractory period in whole steps."""
+def _quantities(circuit: Circuit) -> dict[str, Any]:
+    """Parameters and constants with their dimensions; the numbers mean nothing."""
     known = declared_quantities(list(circuit.declared.items()))
     with np.errstate(all="ignore"):
         for name, expression in circuit.constants:
             known[name] = evaluate(expression, known, units=brian2_units)
+    return known
+
+
+def _as_quantities(values: Mapping[str, float], known: Mapping[str, Any]) -> dict[str, Any]:
+    """SI values as Brian2 quantities with the dimensions of `known`."""
+    return {name: Quantity.with_dimensions(values[name], get_dimensions(value)) for name, value in known.items()}
+
+
+def _namespace(circuit: Circuit, cells: Cells) -> dict[str, Any]:
+    """The population's constants as Brian2 quantities."""
+    known = _quantities(circuit)
+    with np.errstate(all="ignore"):
         own = {n: evaluate(e, known, units=brian2_units) for n, e in cells.population.namespace}
-    dimensions = {name: get_dimensions(value) for name, value in {**known, **own}.items()}
-    return {name: Quantity.with_dimensions(cells.constants[name], dim) for name, dim in dimensions.items()}
+    return _as_quantities(cells.constants, {**known, **own})
 
 
 def _neurons(circuit: Circuit, cells: Cells, setup: Setup, clock: brian2.Clock) -> brian2.NeuronGroup:
     population = cells.population
     namespace = _namespace(circuit, cells)
-    # By name, so that the generated code is the same at every configuration and compiled once.
-    namespace["refractory_period"] = cells.refractory_steps * setup.dt * brian2.second
+    refractory: Any = population.refractory or False
+    if isinstance(cells.refractory_steps, int):
+        # By name, so that the generated code is the same at every configuration and compiled once.
+        namespace["refractory_period"] = cells.refractory_steps * setup.dt * brian2.second
+        refractory = refractory and "refractory_period"
     equations = [population.equations]
     for current in (c for c in setup.currents if c.target == population.name):
         dimension = _current_dimension(circuit, current)
@@ -240,7 +257,7 @@ def _neurons(circuit: Circuit, cells: Cells, setup: Setup, clock: brian2.Clock) 
         "\n".join(equations),
         threshold=population.threshold or None,
         reset=population.reset or None,
-        refractory="refractory_period" if population.refractory else False,
+        refractory=refractory,
         method=population.method,
         namespace=namespace,
         clock=clock,
@@ -265,25 +282,6 @@ def _timed(current: Steps, setup: Setup, dimension: Any) -> brian2.TimedArray:
     name = f"{current.name}_values_{current.target}"
     quantity = Quantity.with_dimensions(grid, dimension)
     return brian2.TimedArray(quantity, dt=setup.dt * brian2.second, name=name)
-
-
-def _synapses(
-    synapses: Synapses, groups: Mapping[str, brian2.NeuronGroup], clock: brian2.Clock
-) -> brian2.Synapses:
-    target = groups[synapses.target]
-    found = brian2.Synapses(
-        groups[synapses.source],
-        target,
-        on_pre=f"{synapses.variable}_post += synaptic_increment",
-        delay=synapses.delay_steps * float(clock.dt_) * brian2.second,
-        namespace={"synaptic_increment": _increment(target, synapses.variable, synapses.weight)},
-        clock=clock,
-        name=f"projection_{synapses.number}",
-    )
-    # Within a time step projections act in the circuit's order; Brian2 would order them by name.
-    found.pre.order = synapses.number
-    found.connect(i=synapses.rows.sources, j=synapses.rows.targets.astype(np.int64))
-    return found
 
 
 def _poisson_inputs(setup: Setup, groups: Mapping[str, brian2.NeuronGroup]) -> list[brian2.PoissonInput]:

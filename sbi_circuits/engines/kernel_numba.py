@@ -191,7 +191,7 @@ class _Arguments:
         sizes = {c.population.name: c.size for c in self.setup.cells}
         for k, projection in enumerate(self.circuit.projections):
             if k in present:
-                weight[k], delay[k] = present[k].weight, present[k].delay_steps
+                weight[k], delay[k] = present[k].increments[0], present[k].delay_steps
                 indptr.append(present[k].rows.indptr)
                 targets.append(present[k].rows.targets)
             else:

@@ -10,35 +10,30 @@ from typing import Any
 import numpy as np
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, PoissonInput, Population
+from sbi_circuits.circuit_parts import declared_parameters
+from sbi_circuits.circuit_values import poisson_numbers, population_size, refractory_seconds
 from sbi_circuits.engines.base import Protocol
-from sbi_circuits.engines.wiring import Rows, draw_labels, draw_rows
+from sbi_circuits.engines.synapses import Drawing, Synapses, drawn_by_engine
+from sbi_circuits.engines.wiring import draw_labels
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.seeds import generator, kernel_keys
 from sbi_circuits.units import FUNCTIONS, evaluate
 
+__all__ = ["Cells", "Poisson", "Setup", "Steps", "Synapses", "drawn_by_engine", "prepare", "timestep"]
+
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """One population: its size, the SI values its equations see, and where it starts."""
+    """One population: its size, the SI values its equations see, and where it starts.
+
+    `refractory_steps` is (N,) where the refractory period depends on quantities of each neuron.
+    """
 
     population: Population
     size: int
     constants: dict[str, float]
-    refractory_steps: int
+    refractory_steps: int | np.ndarray
     initial: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True, eq=False)
-class Synapses:
-    """One projection with its synapses; `number` is its position in the circuit."""
-
-    number: int
-    source: str
-    target: str
-    variable: str
-    weight: float
-    delay_steps: int
-    rows: Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +72,7 @@ class Setup:
     recorded: np.ndarray
     keys: tuple[int, int]
     values: dict[str, float]
+    labels: dict[str, np.ndarray]
 
     @property
     def total_cells(self) -> int:
@@ -93,82 +89,76 @@ def timestep(time: float, dt: float) -> int:
     return int((time + 1e-3 * dt) / dt)
 
 
-def prepare(circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Setup:
+def prepare(circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int, draw: bool = True) -> Setup:
     """Turn a configuration into numbers.
+
+    Args:
+        circuit, theta, protocol, seed, index: as in `Engine.run`.
+        draw: whether all synapses are drawn here; without it, those that an engine can draw by itself
+            (`drawn_by_engine`) have no targets.
 
     Raises:
         CircuitError: a size, probability, delay or rate that cannot be at this configuration.
     """
     dt = protocol.dt or circuit.dt
     values = circuit.values(theta)
-    sizes = {p.name: _size(p, values) for p in circuit.populations}
-    keys = kernel_keys(seed, index)
+    sizes = {p.name: population_size(p, values) for p in circuit.populations}
+    keys, labels = kernel_keys(seed, index), draw_labels(circuit, values, sizes, seed, index)
     cells = tuple(_cells(circuit, p, sizes[p.name], values, dt, seed, index) for p in circuit.populations)
+    drawing = Drawing(circuit, values, sizes, labels, dt, keys, seed, index)
     return Setup(
         dt=dt,
         steps=timestep(protocol.warmup + protocol.duration, dt),
         warmup_steps=timestep(protocol.warmup, dt),
         cells=cells,
-        synapses=_synapses(circuit, values, sizes, dt, keys, draw_labels(circuit, values, sizes, seed, index)),
+        synapses=drawing.synapses(lambda projection: not draw and drawn_by_engine(projection)),
         poisson=tuple(_poisson(i, sizes, values) for i in circuit.inputs if isinstance(i, PoissonInput)),
         currents=tuple(_steps(i, values, dt) for i in circuit.inputs if isinstance(i, CurrentSteps)),
         recorded=_recorded(protocol.record.spikes, sum(sizes.values()), seed, index),
         keys=keys,
         values=values,
+        labels=labels,
     )
-
-
-def _size(population: Population, values: dict[str, float]) -> int:
-    size = int(np.floor(evaluate(population.size, values) + 1e-9))
-    if size < 1:
-        raise CircuitError(f"population {population.name}: size {population.size} = {size} is below 1")
-    return size
 
 
 def _cells(circuit: Circuit, population: Population, size: int, values: dict[str, float], dt: float, seed: int,
            index: int) -> Cells:
     constants = circuit.namespace(population, values)
-    refractory = float(evaluate(population.refractory, constants)) if population.refractory else 0.0
-    draw = generator(seed, index, "initial", population.name)
+    initial = _initial(population, size, constants, generator(seed, index, "initial", population.name))
+    return Cells(population, size, constants, _refractory(population, size, constants, initial, dt), initial)
+
+
+def _initial(population: Population, size: int, constants: dict[str, float], draw: np.random.Generator
+             ) -> dict[str, np.ndarray]:
+    """Where each variable starts: (N,) arrays, drawn in the order they are listed."""
     functions: dict[str, Callable[..., Any]] = {
         **FUNCTIONS,
         "randn": lambda: draw.standard_normal(size),
         "rand": lambda: draw.random(size),
     }
-    initial = {
-        variable: np.broadcast_to(evaluate(expression, constants, functions), (size,)).astype(float)
-        for variable, expression in population.initial
-    }
-    return Cells(population, size, constants, timestep(refractory, dt), initial)
+    initial: dict[str, np.ndarray] = {}
+    for variable, expression in population.initial:
+        known = {**constants, "i": np.arange(size, dtype=float), "N": size, **initial}
+        initial[variable] = np.broadcast_to(evaluate(expression, known, functions), (size,)).astype(float)
+    return initial
 
 
-def _synapses(circuit: Circuit, values: dict[str, float], sizes: dict[str, int], dt: float, keys: tuple[int, int],
-              labels: dict[str, np.ndarray]) -> tuple[Synapses, ...]:
-    found = []
-    for number, projection in enumerate(circuit.projections):
-        if projection.when and not evaluate(projection.when, values):
-            continue
-        delay = float(evaluate(projection.delay, values))
-        if delay < 0:
-            raise CircuitError(f"projection {projection.name}: delay {projection.delay} = {delay:g} s is negative")
-        weight = float(evaluate(projection.weight, values))
-        variable, effect = projection.effects[0]
-        weight = float(evaluate(effect, {"weight": weight}))
-        rows = draw_rows(projection, number, values, sizes, labels, keys)
-        # Brian2 rounds delays to the nearest step.
-        steps = int(np.round(delay / dt))
-        found.append(Synapses(number, projection.source, projection.target, variable, weight, steps, rows))
-    return tuple(found)
+def _refractory(population: Population, size: int, constants: dict[str, float], initial: dict[str, np.ndarray],
+                dt: float) -> int | np.ndarray:
+    """Refractory period in whole steps; (N,) where neurons differ."""
+    if not population.refractory_varies:
+        return timestep(refractory_seconds(population, constants), dt)
+    parameters = dict.fromkeys(declared_parameters(population.equations), np.zeros(size))
+    seconds = np.broadcast_to(evaluate(population.refractory, {**constants, **parameters, **initial}), (size,))
+    if not (seconds >= 0).all():
+        raise CircuitError(
+            f"population {population.name}: refractory {population.refractory} = {seconds.min():g} s is negative"
+        )
+    return ((seconds + 1e-3 * dt) / dt).astype(np.int64)
 
 
 def _poisson(entry: PoissonInput, sizes: dict[str, int], values: dict[str, float]) -> Poisson:
-    fraction, rate = float(evaluate(entry.fraction, values)), float(evaluate(entry.rate, values))
-    sources = int(evaluate(entry.sources, values))
-    if not 0 <= fraction <= 1 or rate < 0 or sources < 0:
-        raise CircuitError(
-            f"input to {entry.target}: fraction {fraction:g} must be in [0, 1], rate {rate:g} Hz and "
-            f"sources {sources} must not be negative"
-        )
+    fraction, rate, sources = poisson_numbers(entry, values)
     driven = int(fraction * sizes[entry.target])
     return Poisson(entry.target, entry.variable, driven, sources, rate, float(evaluate(entry.weight, values)))
 
