@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from sbi_circuits.circuit import Circuit, Projection
-from sbi_circuits.engines.philox import below, new_stream, uniform
+from sbi_circuits.engines.philox import below, new_stream, philox, uniform
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.seeds import generator
 from sbi_circuits.units import evaluate
@@ -20,6 +20,7 @@ from sbi_circuits.wiring_rules import AllToAll, Explicit, FixedIndegree, FixedTo
 # Philox stream numbers: wiring of projection k is 16 + k; below 16 is free for the kernels.
 _FIRST_WIRING_STREAM = 16
 _EMPTY = np.zeros((0, 0), dtype=np.int32)
+_SHIFT = np.uint64(32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def draw_rows(
             indptr, found = _fixed_total(probability, sources, targets, same, pair_labels, which, words, header)
         case FixedIndegree(number=n):
             degree = _indegree(projection, int(evaluate(n, values)), sources, same)
-            indptr, found = _fixed_indegree(degree, sources, targets, same, words, header)
+            indptr, found = _fixed_indegree(degree, sources, targets, same, header)
         case AllToAll():
             indptr, found = _independent(1.0, sources, targets, same, words, header)
         case OneToOne():
@@ -224,21 +225,27 @@ def _collect(bitmap, sources, targets, same, labels, which, inverted, wanted):  
 
 
 @njit(cache=True)
-def _fixed_indegree(degree, sources, targets, same, words, header):  # type: ignore[no-untyped-def]
-    """Distinct sources of each target, then turned into rows of sources by a counting sort."""
+def _fixed_indegree(degree, sources, targets, same, header):  # type: ignore[no-untyped-def]
+    """Distinct sources of each target, then turned into rows of sources by a counting sort.
+
+    Target j draws from the counters (0, j + 1), (1, j + 1), ... of the stream, so that targets can be drawn in any
+    order.
+    """
+    key0, key1, stream = header[2], header[3], header[4]
     chosen = np.empty((targets, degree), dtype=np.int32)
     mark = np.full(sources, -1, dtype=np.int64)
     indptr = np.zeros(sources + 1, dtype=np.int64)
     for j in range(targets):
-        n = 0
+        n, block = 0, np.uint64(0)
         while n < degree:
-            i = below(words, header, sources)
-            if mark[i] == j or (same and i == j):
-                continue
-            mark[i] = j
-            chosen[j, n] = i
-            indptr[i + 1] += 1
-            n += 1
+            for word in philox(block, np.uint64(j + 1), stream, key0, key1):
+                i = np.int64((word * np.uint64(sources)) >> _SHIFT)
+                if n < degree and mark[i] != j and not (same and i == j):
+                    mark[i] = j
+                    chosen[j, n] = i
+                    indptr[i + 1] += 1
+                    n += 1
+            block += np.uint64(1)
     indptr = np.cumsum(indptr)
     cursor = indptr[:-1].copy()
     found = np.empty(targets * degree, dtype=np.int32)
