@@ -27,6 +27,8 @@ from sbi_circuits.units import evaluate
 PRECISIONS = ("single", "double")
 _STATUS = {OK: "ok", SILENT: "silent", SATURATED: "saturated", DIVERGED: "diverged"}
 _POISSON_STREAM = 1
+# Neurons of two interleaved 512-bit vectors of single precision, and bytes of a cache line.
+_PADDING, _LINE = 32, 64
 # Above this many events per neuron and step, a count per neuron is cheaper than single events.
 _DENSE_EVENTS = 0.7
 
@@ -94,17 +96,42 @@ def _import_source(source: str, name: str) -> Any:
         raise CircuitError(f"cannot load the generated kernel {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    _allow_alias_checks()
+    _set_vectoriser()
     spec.loader.exec_module(module)
     return module
 
 
 @cache
-def _allow_alias_checks() -> None:
-    """Let LLVM vectorise loops over many arrays; by default it gives up above eight run-time overlap checks."""
+def _set_vectoriser() -> None:
+    """Options of LLVM's loop vectoriser, for everything this process compiles from now on.
+
+    By default it gives up above eight run-time overlap checks between arrays, and does not interleave a loop
+    that needs many registers, although two independent vectors hide the latency of the long update.
+    """
     import llvmlite.binding
 
-    llvmlite.binding.set_option("sbi_circuits", "-runtime-memory-check-threshold=200")
+    for option in ("-runtime-memory-check-threshold=200", "-force-vector-interleave=2"):
+        llvmlite.binding.set_option("sbi_circuits", option)
+
+
+def _padded(size: int) -> int:
+    """Neurons of a population and its padding: whole vectors, so that the update has no scalar remainder."""
+    return -(-size // _PADDING) * _PADDING
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros that start at a cache line: a vector that straddles two lines costs two accesses."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + _LINE, dtype=np.uint8)
+    start = -raw.ctypes.data % _LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _until(size: int) -> np.ndarray:
+    """The step at which each neuron's refractory period ends: never for the padding, which so never spikes."""
+    until = _aligned((_padded(size),), np.int32)
+    until[size:] = np.iinfo(np.int32).max
+    return until
 
 
 class _Arguments:
@@ -130,6 +157,7 @@ class _Arguments:
             "warmup": self.setup.warmup_steps,
             "bins_per_step": self.bins_per_step,
             "dt": self.setup.dt,
+            "sizes": np.array(self.sizes, dtype=np.int64),
             "refractory": np.array([c.refractory_steps for c in self.setup.cells], dtype=np.int64),
             "keep": np.array([self.record.counts, self.record.moments, self.record.spikes != 0]),
             "counts": self.counts,
@@ -145,26 +173,26 @@ class _Arguments:
         }
 
     def _state(self) -> dict[str, Any]:
-        # Flags are padded to whole 8-byte words, so that eight neurons are looked at together.
-        flags = tuple(np.zeros(-(-n // 8), dtype=np.uint64) for n in self.sizes)
+        # Flags are whole 8-byte words, so that eight neurons are looked at together.
+        flags = tuple(_aligned((_padded(n) // 8,), np.uint64) for n in self.sizes)
         depth = 1 + max((s.delay_steps for s in self.setup.synapses), default=0)
         return {
             "state": tuple(self._initial(c, p) for c, p in zip(self.setup.cells, self.parts, strict=True)),
-            "until": tuple(np.zeros(n, dtype=np.int32) for n in self.sizes),
+            "until": tuple(_until(n) for n in self.sizes),
             "fired": tuple(words.view(np.uint8) for words in flags),
             "flags": flags,
-            # gather() writes one entry past the last spike before it knows that there is none.
-            "ring": tuple(np.zeros((depth, n + 8), dtype=np.int32) for n in self.sizes),
+            "ring": tuple(np.zeros((depth, n), dtype=np.int32) for n in self.sizes),
             "ring_count": np.zeros((len(self.parts), depth), dtype=np.int64),
             "K": tuple(self._invariants(c, p) for c, p in zip(self.setup.cells, self.parts, strict=True)),
             "shared": tuple(self._shared(p) for p in self.parts),
         }
 
     def _initial(self, cells: Cells, part: Translation) -> np.ndarray:
-        state = np.zeros((len(part.variables), cells.size), dtype=self.real)
+        state = _aligned((len(part.variables), _padded(cells.size)), self.real)
         for row, name in enumerate(part.variables):
             if name in cells.initial:
-                state[row] = cells.initial[name]
+                state[row, : cells.size] = cells.initial[name]
+                state[row, cells.size :] = cells.initial[name][0]
         return state
 
     def _invariants(self, cells: Cells, part: Translation) -> np.ndarray:

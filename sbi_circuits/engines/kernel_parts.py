@@ -3,49 +3,60 @@
 import numpy as np
 from numba import njit
 
+from sbi_circuits.engines.intrinsics import prefetch, trailing_zeros
 from sbi_circuits.engines.philox import WORDS, next_word, refill
 
 # Outcome codes a kernel returns.
 OK, SILENT, SATURATED, DIVERGED = range(4)
 
-_SHIFT = np.uint64(32)
+_SHIFT, _ONE = np.uint64(32), np.uint64(1)
 
 
 @njit(cache=True)
-def gather(flags, flag_words, spikes):  # type: ignore[no-untyped-def]
-    """Numbers of the flagged neurons, ascending; eight flags are looked at together through `flag_words`."""
+def gather(flag_words, ring, now):  # type: ignore[no-untyped-def]
+    """Numbers of the flagged neurons, ascending; a word holds the flags of eight neurons, a byte each."""
     n = 0
     for k in range(len(flag_words)):
-        if flag_words[k] != 0:
-            for i in range(8 * k, 8 * k + 8):
-                spikes[n] = i
-                n += flags[i]
+        word = flag_words[k]
+        while word != 0:
+            ring[now, n] = 8 * k + (trailing_zeros(word) >> 3)
+            n += 1
+            word &= word - _ONE
     return n
 
 
 @njit(cache=True)
-def hold(spikes, count, until, release):  # type: ignore[no-untyped-def]
+def hold(ring, now, count, until, release):  # type: ignore[no-untyped-def]
     """Keep neurons refractory until time step `release`."""
     for s in range(count):
-        until[spikes[s]] = release
-
-
-@njit(cache=True, fastmath={"contract"})
-def deliver(indptr, targets, weight, spikes, count, variable):  # type: ignore[no-untyped-def]
-    """Add `weight` to the variable of every target of every spike."""
-    for s in range(count):
-        i = spikes[s]
-        # A slice of its own: indices then start at 0 and need no test for negative ones.
-        row = targets[indptr[i] : indptr[i + 1]]
-        for k in range(len(row)):
-            variable[row[k]] += weight
+        until[ring[now, s]] = release
 
 
 @njit(cache=True)
-def deliver_masked(indptr, targets, weight, spikes, count, variable, until, step):  # type: ignore[no-untyped-def]
+def prefetch_rows(indptr, targets, ring, past, count):  # type: ignore[no-untyped-def]
+    """Ask for the first two cache lines of the rows of all spikes: their misses then wait together."""
+    line = 64 // targets.itemsize
+    for s in range(count):
+        start = np.int64(indptr[ring[past, s]])
+        prefetch(targets, start)
+        prefetch(targets, start + line)
+
+
+@njit(cache=True, fastmath={"contract"})
+def deliver(indptr, targets, weight, ring, past, count, variable):  # type: ignore[no-untyped-def]
+    """Add `weight` to the variable of every target of every spike."""
+    for s in range(count):
+        i = ring[past, s]
+        # Unsigned indices need no test for negative ones.
+        for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
+            variable[targets[k]] += weight
+
+
+@njit(cache=True)
+def deliver_masked(indptr, targets, weight, ring, past, count, variable, until, step):  # type: ignore[no-untyped-def]
     """As `deliver`, to neurons that are not refractory."""
     for s in range(count):
-        i = spikes[s]
+        i = ring[past, s]
         for k in range(indptr[i], indptr[i + 1]):
             j = targets[k]
             if until[j] <= step:
@@ -69,18 +80,18 @@ def poisson_events(first, thresholds, guide, driven, weight, variable, until, st
     while events > 0:
         if header[0] == np.uint64(WORDS):
             refill(words, header)
-        start = np.int64(header[0])
-        stop = min(start + events, WORDS)
+        start = header[0]
+        stop = min(start + np.uint64(events), np.uint64(WORDS))
         if masked:
             for k in range(start, stop):
-                j = np.int64((np.uint64(words[k]) * n) >> _SHIFT)
+                j = (np.uint64(words[k]) * n) >> _SHIFT
                 if until[j] <= step:
                     variable[j] += weight
         else:
             for k in range(start, stop):
-                variable[np.int64((np.uint64(words[k]) * n) >> _SHIFT)] += weight
-        events -= stop - start
-        header[0] = np.uint64(stop)
+                variable[(np.uint64(words[k]) * n) >> _SHIFT] += weight
+        events -= np.int64(stop - start)
+        header[0] = stop
 
 
 @njit(cache=True)
@@ -93,10 +104,10 @@ def poisson_counts(first, thresholds, guide, driven, weight, variable, until, st
 
 
 @njit(cache=True)
-def note_intervals(spikes, count, step, last, number, total, squared):  # type: ignore[no-untyped-def]
+def note_intervals(ring, now, count, step, last, number, total, squared):  # type: ignore[no-untyped-def]
     """Update interval moments (in steps; exact integers) of the neurons that spiked."""
     for s in range(count):
-        i = spikes[s]
+        i = ring[now, s]
         if last[i] >= 0:
             interval = np.int64(step - last[i])
             total[i] += interval
@@ -106,10 +117,10 @@ def note_intervals(spikes, count, step, last, number, total, squared):  # type: 
 
 
 @njit(cache=True)
-def note_spikes(spikes, count, step, slots, cells, steps, kept):  # type: ignore[no-untyped-def]
+def note_spikes(ring, now, count, step, slots, cells, steps, kept):  # type: ignore[no-untyped-def]
     """Append the spikes of recorded cells; returns the buffers, grown where they were full."""
     for s in range(count):
-        slot = slots[spikes[s]]
+        slot = slots[ring[now, s]]
         if slot >= 0:
             if kept == len(cells):
                 cells, steps = _grown(cells), _grown(steps)
@@ -127,10 +138,10 @@ def _grown(values):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def all_finite(state):  # type: ignore[no-untyped-def]
-    """Whether every state value is finite: (variables, neurons)."""
+def all_finite(state, size):  # type: ignore[no-untyped-def]
+    """Whether every value of the first `size` neurons is finite: (variables, neurons and padding)."""
     for row in range(state.shape[0]):
-        for i in range(state.shape[1]):
+        for i in range(size):
             if not np.isfinite(state[row, i]):
                 return False
     return True

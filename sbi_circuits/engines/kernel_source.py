@@ -8,6 +8,7 @@ import ast
 from collections.abc import Iterable
 
 from sbi_circuits.circuit import Circuit, PoissonInput
+from sbi_circuits.engines.intrinsics import HIGHEST, LOWEST
 from sbi_circuits.engines.translate import Statement, Translation
 
 _HEADER = '''"""Kernel of the circuit {name!r}, generated from its equations; precision {real}."""
@@ -17,10 +18,10 @@ import math
 import numpy as np
 from numba import njit
 
-from sbi_circuits.engines.intrinsics import exp_double, exp_single
+from sbi_circuits.engines.intrinsics import exp_bounded, exp_double, exp_single
 from sbi_circuits.engines.kernel_parts import (
     DIVERGED, OK, SATURATED, SILENT, all_finite, deliver, deliver_masked, gather, hold, note_intervals,
-    note_spikes, poisson_counts, poisson_events,
+    note_spikes, poisson_counts, poisson_events, prefetch_rows,
 )
 
 real = np.{real}
@@ -44,11 +45,15 @@ def kernel_source(circuit: Circuit, parts: tuple[Translation, ...], single: bool
     return "\n\n".join([header, *updates, *resets, _run(circuit, parts)]) + "\n"
 
 
+# Arrays of the kernel that exist once per population.
+_PER_POPULATION = ("until", "fired", "flags", "ring", "K", "shared", "last", "number", "total", "squared", "slots")
+
+
 class _Printer(ast.NodeTransformer):
     """Rewrites calls, conditions and literals into numba's terms."""
 
-    def __init__(self, single: bool):
-        self.exp = "exp_single" if single else "exp_double"
+    def __init__(self, single: bool, invariants: tuple[str, ...]):
+        self.single, self.invariants = single, invariants
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         assert isinstance(node.slice, ast.Constant)
@@ -64,9 +69,30 @@ class _Printer(ast.NodeTransformer):
             case "int":
                 return ast.IfExp(arguments[0], ast.Name("ONE"), ast.Name("ZERO"))
             case "exp":
-                return ast.Call(ast.Name(self.exp), arguments, [])
+                return ast.Call(ast.Name(self._exp(node.args[0])), arguments, [])
             case name:
                 return ast.Call(ast.parse(_CALLS[name], mode="eval").body, arguments, [])
+
+    def _exp(self, argument: ast.expr) -> str:
+        """The exponential for an argument: where a clip already bounds it, it is not clipped once more."""
+        if not self.single:
+            return "exp_double"
+        match argument:
+            case ast.Call(func=ast.Name(id="clip"), args=[_, low, high]):
+                bounds = (self._number(low), self._number(high))
+                if None not in bounds and LOWEST <= min(bounds) and max(bounds) <= HIGHEST:  # type: ignore[type-var, operator]
+                    return "exp_bounded"
+        return "exp_single"
+
+    def _number(self, node: ast.expr) -> float | None:
+        """Value of an invariant that is a plain number."""
+        match node:
+            case ast.Subscript(slice=ast.Constant(value=int(j))):
+                try:
+                    return float(ast.literal_eval(self.invariants[j]))
+                except ValueError:
+                    return None
+        return None
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
         # Bitwise on conditions: no branch, so that the loop stays a vector loop.
@@ -82,8 +108,8 @@ class _Printer(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _print(expression: str, single: bool) -> str:
-    tree = _Printer(single).visit(ast.parse(expression, mode="eval").body)
+def _print(expression: str, single: bool, part: Translation) -> str:
+    tree = _Printer(single, part.invariants).visit(ast.parse(expression, mode="eval").body)
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
@@ -117,12 +143,12 @@ def _update(number: int, part: Translation, single: bool) -> str:
     lines += [f"        {v} = a_{v}[i]" for v in part.variables]
     lines.append("        active = until[i] <= step")
     lines.append("        not_refractory = active")
-    lines += [f"        {s.target} = {_print(s.expression, single)}" for s in part.update]
+    lines += [f"        {s.target} = {_print(s.expression, single, part)}" for s in part.update]
     for v in part.updated:
         lines.append(f"        {v} = _{v} if active else {v}" if v in part.held else f"        {v} = _{v}")
         lines.append(f"        a_{v}[i] = {v}")
     if part.threshold:
-        lines.append(f"        spike = ({_print(part.threshold, single)}) & active")
+        lines.append(f"        spike = ({_print(part.threshold, single, part)}) & active")
         lines.append("        fired[i] = spike")
         # 32 bits, as wide as the state, so that one vector holds as many counts as values.
         lines.append("        count = np.int32(count + spike)")
@@ -139,14 +165,14 @@ def _reset(number: int, part: Translation, single: bool) -> str:
     lines = [
         "@njit(cache=True, fastmath=FLAGS, error_model='numpy')",
         f"def reset_{number}({', '.join('a_' + n for n in part.variables)}"
-        f"{''.join(', ' + n for n in part.shared)}, spikes, count, t, K):",
+        f"{''.join(', ' + n for n in part.shared)}, ring, now, count, t, K):",
         *_constants(s.expression for s in part.reset),
         "    for s in range(count):",
-        "        i = spikes[s]",
+        "        i = ring[now, s]",
     ]
     lines += [f"        {v} = a_{v}[i]" for v in part.variables]
     for statement in part.reset:
-        lines.append(f"        {statement.target} = {_print(statement.expression, single)}")
+        lines.append(f"        {statement.target} = {_print(statement.expression, single, part)}")
         lines.append(f"        a_{statement.target}[i] = {statement.target}")
     return "\n".join(lines)
 
@@ -155,42 +181,57 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...]) -> str:
     """The loop over time steps."""
     lines = [
         "@njit(cache=True, error_model='numpy', nogil=True)",
-        "def run(steps, warmup, bins_per_step, dt, refractory, state, until, fired, flags, ring, ring_count, K,",
+        "def run(steps, warmup, bins_per_step, dt, sizes, refractory, state, until, fired, flags, ring, ring_count, K,",
         "        shared, indptr, targets, weight, delay, poisson, poisson_weight, poisson_size, words, header,",
         "        rule, rule_levels, keep, counts, last, number, total, squared, slots):",
         "    depth = ring_count.shape[1]",
         "    cells, when, kept = np.empty(1024, np.int32), np.empty(1024, np.int32), 0",
         "    window, code = 0, OK",
+        *_unpack_lines(circuit, parts),
         "    for step in range(steps):",
         "        t = real(step * dt)",
         "        now = step % depth",
     ]
     lines += [line for k, part in enumerate(parts) for line in _state_lines(k, part)]
-    lines += [line for k, p in enumerate(circuit.projections) for line in _delivery_lines(k, circuit, parts)]
+    lines += [line for k in range(len(circuit.projections)) for line in _prefetch_lines(k, circuit, parts)]
+    lines += [line for k in range(len(circuit.projections)) for line in _delivery_lines(k, circuit, parts)]
     lines += _poisson_lines(circuit, parts)
     lines += [line for k, part in enumerate(parts) if part.threshold for line in _spike_lines(k, part)]
     lines += _stop_lines(circuit, parts)
-    lines.append(f"    if not ({' and '.join(f'all_finite(state[{k}])' for k in range(len(parts)))}):")
+    lines.append(f"    if not ({' and '.join(f'all_finite(state[{k}], sizes[{k}])' for k in range(len(parts)))}):")
     lines.append("        code = DIVERGED")
     lines.append("    return code, cells[:kept], when[:kept]")
     return "\n".join(lines)
 
 
+def _unpack_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
+    """Every array under a name of its own: taken from a tuple in the loop, it would be reference-counted there."""
+    lines = []
+    for k, part in enumerate(parts):
+        lines += [f"    {name}_{k} = {name}[{k}]" for name in _PER_POPULATION]
+        lines += [f"    state_{k}_{row} = state[{k}][{row}]" for row in range(len(part.variables))]
+    for k in range(len(circuit.projections)):
+        lines.append(f"    indptr_{k}, targets_{k}, weight_{k} = indptr[{k}], targets[{k}], weight[{k}]")
+    for k in range(sum(isinstance(i, PoissonInput) for i in circuit.inputs)):
+        lines.append(f"    thresholds_{k}, guide_{k} = poisson[{k}]")
+    return lines
+
+
 def _arguments(number: int, part: Translation) -> str:
-    rows = [f"state[{number}][{row}]" for row in range(len(part.variables))]
-    inputs = [f"shared[{number}][{row}, step]" for row in range(len(part.shared))]
+    rows = [f"state_{number}_{row}" for row in range(len(part.variables))]
+    inputs = [f"shared_{number}[{row}, step]" for row in range(len(part.shared))]
     return ", ".join([*rows, *inputs])
 
 
 def _state_lines(k: int, part: Translation) -> list[str]:
-    call = f"update_{k}({_arguments(k, part)}, until[{k}], fired[{k}], np.int32(step), t, K[{k}])"
+    call = f"update_{k}({_arguments(k, part)}, until_{k}, fired_{k}, np.int32(step), t, K_{k})"
     if not part.threshold:
         return [f"        {call}"]
     return [
         f"        n{k} = 0",
         f"        if {call} > 0:",
-        f"            n{k} = gather(fired[{k}], flags[{k}], ring[{k}][now])",
-        f"            hold(ring[{k}][now], n{k}, until[{k}], step + max(refractory[{k}], 1))",
+        f"            n{k} = gather(flags_{k}, ring_{k}, now)",
+        f"            hold(ring_{k}, now, n{k}, until_{k}, step + max(refractory[{k}], 1))",
         f"        ring_count[{k}, now] = n{k}",
     ]
 
@@ -199,15 +240,25 @@ def _position(parts: tuple[Translation, ...], population: str) -> int:
     return next(k for k, part in enumerate(parts) if part.name == population)
 
 
+def _prefetch_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
+    """Ask for the rows of all spikes that arrive in this step before the first of them is delivered."""
+    source = _position(parts, circuit.projections[k].source)
+    return [
+        f"        past = (step - delay[{k}]) % depth",
+        f"        if step >= delay[{k}] and ring_count[{source}, past] > 0:",
+        f"            prefetch_rows(indptr_{k}, targets_{k}, ring_{source}, past, ring_count[{source}, past])",
+    ]
+
+
 def _delivery_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
     projection = circuit.projections[k]
     source, target = _position(parts, projection.source), _position(parts, projection.target)
     variable = projection.effects[0][0]
     row = parts[target].variables.index(variable)
-    spikes = f"ring[{source}][past], ring_count[{source}, past], state[{target}][{row}]"
-    call = f"(indptr[{k}], targets[{k}], weight[{k}], {spikes}"
+    spikes = f"ring_{source}, past, ring_count[{source}, past], state_{target}_{row}"
+    call = f"(indptr_{k}, targets_{k}, weight_{k}, {spikes}"
     masked = variable in parts[target].held
-    deliver = f"deliver_masked{call}, until[{target}], step)" if masked else f"deliver{call})"
+    deliver = f"deliver_masked{call}, until_{target}, step)" if masked else f"deliver{call})"
     return [
         f"        past = (step - delay[{k}]) % depth",
         f"        if step >= delay[{k}] and ring_count[{source}, past] > 0:",
@@ -223,8 +274,8 @@ def _poisson_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str
         row = parts[target].variables.index(entry.variable)
         masked = entry.variable in parts[target].held
         arguments = (
-            f"(poisson_size[{k}, 0], poisson[{k}][0], poisson[{k}][1], poisson_size[{k}, 1], poisson_weight[{k}], "
-            f"state[{target}][{row}], until[{target}], step, {masked}, words, header)"
+            f"(poisson_size[{k}, 0], thresholds_{k}, guide_{k}, poisson_size[{k}, 1], poisson_weight[{k}], "
+            f"state_{target}_{row}, until_{target}, step, {masked}, words, header)"
         )
         lines += [
             f"        if poisson_size[{k}, 2] == 1:",
@@ -236,17 +287,17 @@ def _poisson_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str
 
 
 def _spike_lines(k: int, part: Translation) -> list[str]:
-    spikes = f"ring[{k}][now], n{k}"
+    spikes = f"ring_{k}, now, n{k}"
     return [
         f"        if n{k} > 0:",
-        f"            reset_{k}({_arguments(k, part)}, {spikes}, t, K[{k}])",
+        f"            reset_{k}({_arguments(k, part)}, {spikes}, t, K_{k})",
         "            if step >= warmup:",
         "                if keep[0]:",
         f"                    counts[{k}, np.int64((step - warmup) * bins_per_step + 1e-6)] += n{k}",
         "                if keep[1]:",
-        f"                    note_intervals({spikes}, step, last[{k}], number[{k}], total[{k}], squared[{k}])",
+        f"                    note_intervals({spikes}, step, last_{k}, number_{k}, total_{k}, squared_{k})",
         "                if keep[2]:",
-        f"                    cells, when, kept = note_spikes({spikes}, step, slots[{k}], cells, when, kept)",
+        f"                    cells, when, kept = note_spikes({spikes}, step, slots_{k}, cells, when, kept)",
     ]
 
 
@@ -259,7 +310,7 @@ def _stop_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
         f"            window += n{k}",
         "        if step + 1 == rule[1]:",
         "            load = rule_levels[0] * window",
-        f"            if not ({' and '.join(f'all_finite(state[{j}])' for j in range(len(parts)))}):",
+        f"            if not ({' and '.join(f'all_finite(state[{j}], sizes[{j}])' for j in range(len(parts)))}):",
         "                code = DIVERGED",
         "            elif load <= rule_levels[1]:",
         "                code = SILENT",
