@@ -11,11 +11,20 @@ import numpy as np
 from numba import njit
 
 from sbi_circuits.circuit import Circuit, Projection
-from sbi_circuits.engines.philox import below, new_stream, philox, uniform
+from sbi_circuits.engines.philox import new_stream, philox, uniform
+from sbi_circuits.engines.wiring_total import fixed_total
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.seeds import generator
 from sbi_circuits.units import evaluate
-from sbi_circuits.wiring_rules import AllToAll, Explicit, FixedIndegree, FixedTotal, Independent, OneToOne
+from sbi_circuits.wiring_rules import (
+    PAIR_CLASSES,
+    AllToAll,
+    Explicit,
+    FixedIndegree,
+    FixedTotal,
+    Independent,
+    OneToOne,
+)
 
 # Philox stream numbers: wiring of projection k is 16 + k; below 16 is free for the kernels.
 _FIRST_WIRING_STREAM = 16
@@ -74,43 +83,46 @@ def draw_rows(
     same = projection.source == projection.target
     words, header = new_stream(keys, _FIRST_WIRING_STREAM + number)
     dtype = np.uint16 if targets < 2**16 else np.int32
+    number_of = wiring_number(projection, values, sizes)
     match projection.wiring:
-        case Independent(probability=p):
-            indptr, found = _independent(_probability(projection, p, values), sources, targets, same, words, header)
-        case FixedTotal(probability=p, pairs=pairs):
+        case Independent():
+            indptr, found = _independent(number_of, sources, targets, same, words, header)
+        case FixedTotal(pairs=pairs):
             pair_labels = labels.get(projection.source, _EMPTY) if pairs != "all" else _EMPTY
-            probability = _probability(projection, p, values)
-            which = ("all", "same_label", "other_label").index(pairs)
-            indptr, found = _fixed_total(probability, sources, targets, same, pair_labels, which, words, header)
-        case FixedIndegree(number=n):
-            degree = _indegree(projection, int(evaluate(n, values)), sources, same)
-            indptr, found = _fixed_indegree(degree, sources, targets, same, header)
+            which = PAIR_CLASSES.index(pairs)
+            indptr, found = fixed_total(number_of, sources, targets, same, pair_labels, which, words, header)
+        case FixedIndegree():
+            indptr, found = _fixed_indegree(int(number_of), sources, targets, same, header)
         case AllToAll():
             indptr, found = _independent(1.0, sources, targets, same, words, header)
         case OneToOne():
-            indptr, found = _one_to_one(projection, sources, targets)
+            indptr, found = np.arange(sources + 1, dtype=np.int64), np.arange(sources)
         case Explicit(pairs=listed):
             indptr, found = _explicit(projection, listed, sources, targets)
     return Rows(indptr, found.astype(dtype))
 
 
-def _probability(projection: Projection, expression: str, values: Mapping[str, float]) -> float:
-    p = float(evaluate(expression, values))
-    if not 0.0 <= p <= 1.0:
-        raise CircuitError(f"projection {projection.name}: probability {expression} = {p:g} is outside [0, 1]")
-    return p
+def wiring_number(projection: Projection, values: Mapping[str, float], sizes: Mapping[str, int]) -> float:
+    """The probability or in-degree of a projection's wiring rule at one configuration; 0 where it has none.
 
-
-def _indegree(projection: Projection, degree: int, sources: int, same: bool) -> int:
-    if not 0 <= degree <= sources - same:
-        raise CircuitError(f"projection {projection.name}: in-degree {degree} from {sources} neurons cannot be")
-    return degree
-
-
-def _one_to_one(projection: Projection, sources: int, targets: int) -> tuple[np.ndarray, np.ndarray]:
-    if sources != targets:
-        raise CircuitError(f"projection {projection.name}: one-to-one between {sources} and {targets} neurons")
-    return np.arange(sources + 1, dtype=np.int64), np.arange(sources)
+    Raises:
+        CircuitError: a probability outside [0, 1], an in-degree that cannot be, sizes that do not fit.
+    """
+    sources, targets = sizes[projection.source], sizes[projection.target]
+    match projection.wiring:
+        case Independent(probability=expression) | FixedTotal(probability=expression):
+            p = float(evaluate(expression, values))
+            if not 0.0 <= p <= 1.0:
+                raise CircuitError(f"projection {projection.name}: probability {expression} = {p:g} is outside [0, 1]")
+            return p
+        case FixedIndegree(number=n):
+            degree = int(evaluate(n, values))
+            if not 0 <= degree <= sources - (projection.source == projection.target):
+                raise CircuitError(f"projection {projection.name}: in-degree {degree} from {sources} neurons cannot be")
+            return degree
+        case OneToOne() if sources != targets:
+            raise CircuitError(f"projection {projection.name}: one-to-one between {sources} and {targets} neurons")
+    return 0.0
 
 
 def _explicit(projection: Projection, pairs: tuple[tuple[int, int], ...], sources: int, targets: int
@@ -151,77 +163,6 @@ def _independent(p, sources, targets, same, words, header):  # type: ignore[no-u
         n += 1
         indptr[i + 1] += 1
     return np.cumsum(indptr), found[:n]
-
-
-@njit(cache=True, inline="always")
-def _shares(labels, i, j):  # type: ignore[no-untyped-def]
-    share = False
-    for d in range(labels.shape[0]):
-        share |= labels[d, i] == labels[d, j]
-    return share
-
-
-@njit(cache=True, inline="always")
-def _in_class(i, j, same, labels, which):  # type: ignore[no-untyped-def]
-    if same and i == j:
-        return False
-    if which == 0:
-        return True
-    return _shares(labels, i, j) == (which == 1)
-
-
-@njit(cache=True)
-def _class_size(sources, targets, same, labels, which):  # type: ignore[no-untyped-def]
-    everything = sources * targets - (sources if same else 0)
-    if which == 0:
-        return everything
-    sharing = 0
-    for i in range(sources):
-        for j in range(i):
-            sharing += _shares(labels, i, j)
-    return 2 * sharing if which == 1 else everything - 2 * sharing
-
-
-@njit(cache=True)
-def _fixed_total(p, sources, targets, same, labels, which, words, header):  # type: ignore[no-untyped-def]
-    """Exactly ceil(p * pairs) pairs of a class, by rejection on a bitmap of the matrix."""
-    pairs = _class_size(sources, targets, same, labels, which)
-    wanted = min(int(np.ceil(p * pairs)), pairs)
-    # Above one half it is cheaper to draw the pairs that are left out.
-    inverted = 2 * wanted > pairs
-    draws = pairs - wanted if inverted else wanted
-    row_words = (targets + 63) // 64
-    bitmap = np.zeros(sources * row_words, dtype=np.uint64)
-    one = np.uint64(1)
-    while draws > 0:
-        i, j = below(words, header, sources), below(words, header, targets)
-        word, bit = i * row_words + (j >> 6), one << np.uint64(j & 63)
-        if not bitmap[word] & bit and _in_class(i, j, same, labels, which):
-            bitmap[word] |= bit
-            draws -= 1
-    return _collect(bitmap, sources, targets, same, labels, which, inverted, wanted)
-
-
-@njit(cache=True)
-def _collect(bitmap, sources, targets, same, labels, which, inverted, wanted):  # type: ignore[no-untyped-def]
-    row_words = (targets + 63) // 64
-    found = np.empty(wanted, dtype=np.int32)
-    indptr = np.zeros(sources + 1, dtype=np.int64)
-    n = 0
-    for i in range(sources):
-        for k in range(row_words):
-            word = bitmap[i * row_words + k]
-            if word == 0 and not inverted:
-                continue
-            for bit in range(min(64, targets - 64 * k)):
-                chosen = (word >> np.uint64(bit)) & np.uint64(1) == np.uint64(1)
-                if inverted:
-                    chosen = not chosen and _in_class(i, 64 * k + bit, same, labels, which)
-                if chosen:
-                    found[n] = 64 * k + bit
-                    n += 1
-        indptr[i + 1] = n
-    return indptr, found
 
 
 @njit(cache=True)

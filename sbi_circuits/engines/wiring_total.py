@@ -1,0 +1,119 @@
+"""An exact number of synapses among the pairs of a class, drawn by rejection on a bitmap of the matrix.
+
+The draws, and so the synapses, are those of the plain loop "draw a pair; keep it if it is of the class and
+new"; labels are held as bit masks, so that a pair's class is one operation.
+"""
+
+import numpy as np
+from numba import njit
+
+from sbi_circuits.engines.intrinsics import trailing_zeros
+from sbi_circuits.engines.philox import WORDS, refill
+
+_SHIFT, _ONE, _LOW = np.uint64(32), np.uint64(1), np.uint64(63)
+
+
+def fixed_total(
+    p: float, sources: int, targets: int, same: bool, labels: np.ndarray, which: int, words: np.ndarray,
+    header: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Exactly ceil(p * pairs) synapses among the pairs of a class.
+
+    Args:
+        p: the fraction of pairs.
+        sources, targets: sizes of the populations.
+        same: whether they are one population; a neuron then makes no synapse onto itself.
+        labels: (draws, N) of that population; unused for all pairs.
+        which: class, a position in `PAIR_CLASSES`.
+        words, header: a fresh Philox stream.
+
+    Returns:
+        indptr (sources + 1,) and targets (S,) of the rows, ascending.
+    """
+    masks = _masks(labels) if which else np.zeros((1, 1), dtype=np.uint64)
+    everything = sources * targets - (sources if same else 0)
+    pairs = (everything, _sharing(masks), everything - _sharing(masks))[which] if which else everything
+    wanted = min(int(np.ceil(p * pairs)), pairs)
+    # Above one half it is cheaper to draw the pairs that are left out.
+    inverted = 2 * wanted > pairs
+    bitmap = _draw(pairs - wanted if inverted else wanted, sources, targets, same, masks, which, words, header)
+    if inverted:
+        _invert(bitmap, targets, same, masks, which)
+    return _rows(bitmap, wanted)
+
+
+def _masks(labels: np.ndarray) -> np.ndarray:
+    """The labels of each neuron as bits, one for each label of each draw: (words of 64 bits, N) uint64.
+
+    Two neurons share a label where they agree in the same draw, so each draw has bits of its own.
+    """
+    count = int(labels.max()) + 1
+    masks = np.zeros(((count * len(labels) - 1) // 64 + 1, labels.shape[1]), dtype=np.uint64)
+    for d, row in enumerate(labels):
+        bit = (row + d * count).astype(np.uint64)
+        masks[bit >> np.uint64(6), np.arange(len(row))] |= _ONE << (bit & _LOW)
+    return masks
+
+
+def _sharing(masks: np.ndarray) -> int:
+    """Ordered pairs of different neurons that share a label, counted over the distinct masks."""
+    sets, counts = np.unique(masks, axis=1, return_counts=True)
+    share = np.zeros((len(counts), len(counts)), dtype=bool)
+    for row in sets:
+        share |= (row[:, None] & row) != 0
+    return int(counts @ share @ counts) - masks.shape[1]
+
+
+@njit(cache=True, inline="always")
+def _is_in(masks, which, same, i, j):  # type: ignore[no-untyped-def]
+    share = False
+    if which != 0:
+        for w in range(masks.shape[0]):
+            share |= (masks[w, i] & masks[w, j]) != 0
+    return ((which == 0) | (share == (which == 1))) & ((not same) | (i != j))
+
+
+@njit(cache=True)
+def _draw(draws, sources, targets, same, masks, which, words, header):  # type: ignore[no-untyped-def]
+    """Bitmap (sources, words of 64 targets) with `draws` bits of the class set."""
+    bitmap = np.zeros((sources, (targets + 63) // 64), dtype=np.uint64)
+    flat = bitmap.reshape(-1)
+    width = np.uint64(bitmap.shape[1])
+    while draws > 0:
+        refill(words, header)
+        k = np.uint64(0)
+        while k < np.uint64(WORDS) and draws > 0:
+            i = (np.uint64(words[k]) * np.uint64(sources)) >> _SHIFT
+            j = (np.uint64(words[k + _ONE]) * np.uint64(targets)) >> _SHIFT
+            k += np.uint64(2)
+            word, bit = i * width + (j >> np.uint64(6)), j & _LOW
+            # Without a branch: whether a pair is kept cannot be foreseen.
+            new = np.uint64(_is_in(masks, which, same, i, j)) & (~(flat[word] >> bit))
+            flat[word] |= new << bit
+            draws -= np.int64(new)
+    return bitmap
+
+
+@njit(cache=True)
+def _invert(bitmap, targets, same, masks, which):  # type: ignore[no-untyped-def]
+    """Set instead the bits of the class that are not set."""
+    for i in range(bitmap.shape[0]):
+        for j in range(targets):
+            bit = np.uint64(_is_in(masks, which, same, i, j)) << np.uint64(j & 63)
+            bitmap[i, j >> 6] ^= bit
+
+
+@njit(cache=True)
+def _rows(bitmap, total):  # type: ignore[no-untyped-def]
+    found = np.empty(total, dtype=np.int32)
+    indptr = np.zeros(bitmap.shape[0] + 1, dtype=np.int64)
+    n = 0
+    for i in range(bitmap.shape[0]):
+        for k in range(bitmap.shape[1]):
+            word = bitmap[i, k]
+            while word != 0:
+                found[n] = 64 * k + trailing_zeros(word)
+                n += 1
+                word &= word - _ONE
+        indptr[i + 1] = n
+    return indptr, found
