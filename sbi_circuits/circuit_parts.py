@@ -210,6 +210,10 @@ class Projection:
         names = names_in(expression)
         return bool(names & own or calls_in(expression) & RANDOM or any(n.endswith(_ENDS) for n in names))
 
+    def varies_by_synapse(self, increment: str) -> bool:
+        """Whether synapses of one projection differ in an increment, each by its own weight."""
+        return self.random_weight and "weight" in names_in(increment)
+
     @property
     def plain(self) -> bool:
         """Whether every synapse does the same at every spike, after the same delay, and nothing else."""

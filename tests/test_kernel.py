@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sbi_circuits.circuit import Circuit, PoissonInput, Population, Record, get_circuit
+from sbi_circuits.circuit import Circuit, Independent, PoissonInput, Population, Projection, Record, get_circuit
 from sbi_circuits.engines import Protocol
+from sbi_circuits.engines.brian2_engine import Brian2Engine
 from sbi_circuits.engines.intrinsics import exp_single
 from sbi_circuits.engines.kernel_numba import NumbaEngine, _poisson_table
 from sbi_circuits.engines.kernel_parts import poisson_counts, poisson_events
@@ -22,9 +23,9 @@ DT = 1e-4
 PRIOR = Prior((Parameter("rate", "Hz", 0.0, 1000.0),))
 
 
-def one_population(equations: str, method: str = "euler", **extra: str) -> Circuit:
+def one_population(equations: str, method: str = "euler", **extra: object) -> Circuit:
     cells = {"threshold": "v > 20*mV", "reset": "v = 0*mV"} | extra
-    population = Population("cells", "200", equations, method=method, **cells)
+    population = Population("cells", "200", equations, method=method, **cells)  # type: ignore[arg-type]
     poisson = PoissonInput("cells", "v", "10", "rate", "0.5*mV")
     return Circuit("made_up", PRIOR, (population,), inputs=(poisson,), constants={"tau": "20*ms"}, dt=DT)
 
@@ -76,26 +77,50 @@ def test_the_same_kernel_serves_every_configuration_and_size() -> None:
     """One translation and one source per circuit: sizes and parameters are arguments."""
     circuit = get_circuit("adex_clustered")
     parts = tuple(translate(circuit, p, reorder=True) for p in circuit.populations)
-    source = kernel_source(circuit, parts, single=True)
+    source = kernel_source(circuit, parts, True, {})
     assert "2000" not in source and "K[" in source
     smaller = dataclasses.replace(circuit, constants={**dict(circuit.constants), "n_total": "500"})
     again = tuple(translate(smaller, p, reorder=True) for p in smaller.populations)
-    assert kernel_source(smaller, again, single=True) == source
+    assert kernel_source(smaller, again, True, {}) == source
 
 
-@pytest.mark.parametrize(
-    ("equations", "named"),
-    [
-        ("dv/dt = -v/tau + 2*mV*xi/tau**0.5 : volt", "xi"),
-        ("dv/dt = (-v + rand()*mV)/tau : volt", "rand()"),
-        ("dv/dt = (-v + mV*arctan(v/mV))/tau : volt", "arctan"),
-    ],
-)
-def test_what_cannot_be_translated_names_the_construct_and_the_engine(equations: str, named: str) -> None:
-    with pytest.raises((TranslationError, Exception), match="brian2|unknown function") as caught:
-        circuit = one_population(equations)
-        NumbaEngine().run(circuit, np.array([10.0]), Protocol(0.01), 0, 0)
-    assert named in str(caught.value)
+DRIVEN = "dx/dt = (1 - x)/tau : 1 (event-driven)"
+AT_SYNAPSES = {"equations": DRIVEN, "initial": {"x": "1"}, "on_spike": "v_post += weight*x; x *= 0.5"}
+REFUSED: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
+    "random numbers": ({"equations": "dv/dt = -v/tau : volt", "reset": "v = rand()*mV"}, {}, "'rand()'"),
+    "constant over dt": ({"equations": "dv/dt = (u - v)/tau : volt\nu = v*t/tau : volt (constant over dt)"}, {},
+                         "u (constant over dt)"),
+    "shared": ({"equations": "dv/dt = (u - v)/tau : volt\nu : volt (shared)", "initial": {"u": "rand()*mV"}}, {},
+               "the shared variable u"),
+    "boolean": ({"equations": "dv/dt = -v/tau : volt\nb : boolean"}, {}, "the boolean variable b"),
+    "method": ({"equations": "dv/dt = -v**2/(tau*mV) : volt", "method": "exact"}, {}, "linear"),
+    "plasticity": ({}, {**AT_SYNAPSES, "on_post": "x = 0"}, "on_post"),
+    "clock-driven": ({}, {**AT_SYNAPSES, "equations": DRIVEN.replace("event", "clock")}, "x, which is not event-driven"),
+    "each synapse": ({}, {**AT_SYNAPSES, "initial": {"x": "rand()"}}, "'rand()' of x"),
+    "time": ({}, {"on_spike": "v_post += weight*exp(-t/tau)"}, "'t'"),
+    "target": ({}, {"on_spike": "v_post += weight*(20*mV - v_post)/mV"}, "'v_post'"),
+    "source": ({}, {"on_spike": "v_post += weight*v_pre/mV"}, "'v_pre'"),
+    "set": ({}, {"on_spike": "v_post = 0*mV"}, "v_post = 0*mV"),
+    "failures": ({}, {"on_spike": "v_post += weight*int(rand() < 0.5)"}, "'rand()'"),
+    "random weight": ({}, {**AT_SYNAPSES, "weight": "rand()*mV", "on_spike": "v_post += x*weight**2/mV"}, "weight"),
+    "start": ({}, {**AT_SYNAPSES, "initial": {"x": "0.5"}, "delay": "1*ms + 1*ms*rand()"}, "its fixed point"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_translated_names_the_construct_and_the_engine_that_runs_it(case: str) -> None:
+    population, projection, named = REFUSED[case]
+    circuit = one_population(**{"equations": "dv/dt = -v/tau : volt", **population})  # type: ignore[arg-type]
+    if projection:
+        settings = {"weight": "1*mV", **projection}
+        synapses = Projection("back", "cells", "cells", Independent("0.1"), **settings)  # type: ignore[arg-type]
+        circuit = dataclasses.replace(circuit, projections=(synapses,))
+    theta, protocol = np.array([400.0]), Protocol(0.002)
+    with pytest.raises(TranslationError, match='engine="brian2" runs it|method exact') as caught:
+        NumbaEngine().run(circuit, theta, protocol, 0, 0)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+    if case != "method":
+        assert Brian2Engine("numpy").run(circuit, theta, protocol, 0, 0).outcome.ok
 
 
 def test_results_do_not_depend_on_what_ran_before() -> None:

@@ -13,17 +13,22 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr, bdtrik
 
-from sbi_circuits.circuit import Circuit, EarlyStop
+from sbi_circuits.circuit import Circuit, EarlyStop, Projection
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
+from sbi_circuits.engines.coupling import Coupling, couplings
+from sbi_circuits.engines.kernel_extras import extra_arguments
 from sbi_circuits.engines.kernel_parts import DIVERGED, OK, SATURATED, SILENT
 from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream
 from sbi_circuits.engines.setup import Cells, Poisson, Setup, prepare, timestep
+from sbi_circuits.engines.synapse_source import uses_plain_delivery
+from sbi_circuits.engines.synapses import Synapses
 from sbi_circuits.engines.translate import Translation, translate
 from sbi_circuits.errors import CircuitError, UnknownNameError
 from sbi_circuits.recording import COUNT_BIN, IntervalMoments, Outcome, PopulationCounts, Recording
 from sbi_circuits.units import evaluate
 
+Links = dict[int, Coupling]
 PRECISIONS = ("single", "double")
 _STATUS = {OK: "ok", SILENT: "silent", SATURATED: "saturated", DIVERGED: "diverged"}
 _POISSON_STREAM = 1
@@ -46,9 +51,9 @@ class NumbaEngine(Engine):
     def run(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Simulation:
         """See `Engine.run`."""
         began = time.perf_counter()
-        kernel, parts = load_kernel(circuit, self.single)
+        kernel, parts, links = load_kernel(circuit, self.single)
         setup = prepare(circuit, theta, protocol, seed, index)
-        arguments = _Arguments(circuit, parts, setup, protocol, np.float32 if self.single else np.float64)
+        arguments = _Arguments(circuit, parts, links, setup, protocol, np.float32 if self.single else np.float64)
         code, cells, steps = kernel(**arguments.all())
         outcome = Outcome(_STATUS[int(code)], _reason(int(code), circuit))
         recording = _recording(setup, protocol, arguments, cells, steps) if outcome.ok else None
@@ -63,11 +68,12 @@ def _reason(code: int, circuit: Circuit) -> str:
 
 
 @cache
-def load_kernel(circuit: Circuit, single: bool) -> tuple[Callable[..., Any], tuple[Translation, ...]]:
-    """The compiled kernel of a circuit; compiled once, then read from numba's cache on disk."""
+def load_kernel(circuit: Circuit, single: bool) -> tuple[Callable[..., Any], tuple[Translation, ...], Links]:
+    """The compiled kernel of a circuit and what it was printed from; compiled once, then read from numba's cache."""
     parts = tuple(translate(circuit, p, reorder=single) for p in circuit.populations)
-    source = kernel_source(circuit, parts, single)
-    return _import_source(source, circuit.name).run, parts
+    links = couplings(circuit, reorder=single)
+    source = kernel_source(circuit, parts, single, links)
+    return _import_source(source, circuit.name).run, parts, links
 
 
 def kernel_folder() -> Path:
@@ -137,8 +143,11 @@ def _until(size: int) -> np.ndarray:
 class _Arguments:
     """The arrays a kernel works on, allocated for one simulation."""
 
-    def __init__(self, circuit: Circuit, parts: tuple[Translation, ...], setup: Setup, protocol: Protocol, real: Any):
-        self.circuit, self.parts, self.setup, self.protocol, self.real = circuit, parts, setup, protocol, real
+    def __init__(self, circuit: Circuit, parts: tuple[Translation, ...], links: Links, setup: Setup,
+                 protocol: Protocol, real: Any):
+        self.circuit, self.parts, self.links, self.setup, self.protocol = circuit, parts, links, setup, protocol
+        self.real = real
+        self.depth = 1 + max((int(s.delays[-1]) for s in setup.synapses), default=0)
         self.record = protocol.record
         self.sizes = [c.size for c in setup.cells]
         self.bins_per_step = setup.dt / COUNT_BIN
@@ -158,7 +167,7 @@ class _Arguments:
             "bins_per_step": self.bins_per_step,
             "dt": self.setup.dt,
             "sizes": np.array(self.sizes, dtype=np.int64),
-            "refractory": np.array([c.refractory_steps for c in self.setup.cells], dtype=np.int64),
+            "refractory": self._refractory(),
             "keep": np.array([self.record.counts, self.record.moments, self.record.spikes != 0]),
             "counts": self.counts,
             "last": self.last,
@@ -170,12 +179,22 @@ class _Arguments:
             **self._synapses(),
             **self._poisson(),
             **self._rule(),
+            **self._extras(),
         }
+
+    def _refractory(self) -> np.ndarray:
+        """Refractory period in steps of each population; where neurons differ it is among the extras."""
+        steps = [c.refractory_steps for c in self.setup.cells]
+        return np.array([s if isinstance(s, int) else 0 for s in steps], dtype=np.int64)
+
+    def _extras(self) -> dict[str, Any]:
+        padded = [_padded(n) for n in self.sizes]
+        return extra_arguments(self.circuit, self.parts, self.links, self.setup, self.depth, padded, self.real)
 
     def _state(self) -> dict[str, Any]:
         # Flags are whole 8-byte words, so that eight neurons are looked at together.
         flags = tuple(_aligned((_padded(n) // 8,), np.uint64) for n in self.sizes)
-        depth = 1 + max((s.delay_steps for s in self.setup.synapses), default=0)
+        depth = self.depth
         return {
             "state": tuple(self._initial(c, p) for c, p in zip(self.setup.cells, self.parts, strict=True)),
             "until": tuple(_until(n) for n in self.sizes),
@@ -213,20 +232,27 @@ class _Arguments:
 
     def _synapses(self) -> dict[str, Any]:
         present = {s.number: s for s in self.setup.synapses}
-        total = len(self.circuit.projections)
-        weight, delay = np.zeros(total, dtype=self.real), np.zeros(total, dtype=np.int64)
-        indptr, targets = [], []
+        projections = self.circuit.projections
+        weight, delay = np.zeros(len(projections), dtype=self.real), np.zeros(len(projections), dtype=np.int64)
+        rows = []
+        for k, projection in enumerate(projections):
+            found = present.get(k)
+            if found is not None:
+                delay[k] = found.delay_steps
+                weight[k] = found.increments[0] if uses_plain_delivery(projection) else 0.0
+            rows.append(self._rows(projection, found))
+        return {"indptr": tuple(r[0] for r in rows), "targets": tuple(r[1] for r in rows), "weight": weight,
+                "delay": delay}  # fmt: skip
+
+    def _rows(self, projection: Projection, found: Synapses | None) -> tuple[np.ndarray, np.ndarray]:
+        """Row pointers, by delay where synapses differ in it, and targets."""
         sizes = {c.population.name: c.size for c in self.setup.cells}
-        for k, projection in enumerate(self.circuit.projections):
-            if k in present:
-                weight[k], delay[k] = present[k].increments[0], present[k].delay_steps
-                indptr.append(present[k].rows.indptr)
-                targets.append(present[k].rows.targets)
-            else:
-                dtype = np.uint16 if sizes[projection.target] < 2**16 else np.int32
-                indptr.append(np.zeros(sizes[projection.source] + 1, dtype=np.int64))
-                targets.append(np.zeros(0, dtype=dtype))
-        return {"indptr": tuple(indptr), "targets": tuple(targets), "weight": weight, "delay": delay}
+        if found is None:
+            dtype = np.uint16 if sizes[projection.target] < 2**16 else np.int32
+            indptr, targets = np.zeros((1, sizes[projection.source] + 1), dtype=np.int64), np.zeros(0, dtype=dtype)
+        else:
+            indptr, targets = found.indptr, found.targets
+        return (indptr if projection.random_delay else indptr[0]), targets
 
     def _poisson(self) -> dict[str, Any]:
         tables = [_poisson_table(p, self.setup.dt) for p in self.setup.poisson]

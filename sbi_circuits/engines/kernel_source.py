@@ -4,11 +4,10 @@ Brian2's schedule within a step is: state updates, thresholds, synapses and Pois
 of step s that travels for d steps acts in step s + d, before that step's resets.
 """
 
-import ast
-from collections.abc import Iterable
-
 from sbi_circuits.circuit import Circuit, PoissonInput
-from sbi_circuits.engines.intrinsics import HIGHEST, LOWEST
+from sbi_circuits.engines import synapse_source
+from sbi_circuits.engines.coupling import Coupling
+from sbi_circuits.engines.printer import constants, show
 from sbi_circuits.engines.translate import Statement, Translation
 
 _HEADER = '''"""Kernel of the circuit {name!r}, generated from its equations; precision {real}."""
@@ -23,109 +22,35 @@ from sbi_circuits.engines.kernel_parts import (
     DIVERGED, OK, SATURATED, SILENT, all_finite, deliver, deliver_masked, gather, hold, note_intervals,
     note_spikes, poisson_counts, poisson_events, prefetch_rows,
 )
-
+{imports}
 real = np.{real}
 ONE, ZERO = real(1.0), real(0.0)
 FLAGS = {flags}
 '''
 # Relaxed operations that keep NaN and infinity, by which a diverged simulation is known.
 _SINGLE_FLAGS = "{'nsz', 'arcp', 'contract', 'afn', 'reassoc'}"
-_CALLS = {
-    "abs": "abs", "log": "np.log", "sqrt": "np.sqrt", "sin": "np.sin", "cos": "np.cos", "tanh": "np.tanh",
-    "floor": "np.floor", "ceil": "np.ceil", "minimum": "min", "maximum": "max",
-}  # fmt: skip
 
 
-def kernel_source(circuit: Circuit, parts: tuple[Translation, ...], single: bool) -> str:
-    """The kernel module of a circuit as Python source; it holds the function `run`."""
+def kernel_source(circuit: Circuit, parts: tuple[Translation, ...], single: bool, links: dict[int, Coupling]) -> str:
+    """The kernel module of a circuit as Python source; it holds the function `run`.
+
+    Args:
+        circuit: for its projections and inputs.
+        parts: translations of its populations.
+        single: whether the kernel computes in single precision.
+        links: translations of the projections that need one.
+    """
     real, flags = ("float32", _SINGLE_FLAGS) if single else ("float64", "False")
-    header = _HEADER.format(name=circuit.name, real=real, flags=flags)
+    imports = "".join(f"{line}\n" for line in synapse_source.imports(circuit, parts, links))
+    header = _HEADER.format(name=circuit.name, real=real, flags=flags, imports=imports)
     updates = [_update(k, part, single) for k, part in enumerate(parts)]
     resets = [_reset(k, part, single) for k, part in enumerate(parts) if part.threshold]
-    return "\n\n".join([header, *updates, *resets, _run(circuit, parts)]) + "\n"
+    joints = synapse_source.functions(links, single)
+    return "\n\n".join([header, *updates, *resets, *joints, _run(circuit, parts, links, single)]) + "\n"
 
 
 # Arrays of the kernel that exist once per population.
 _PER_POPULATION = ("until", "fired", "flags", "ring", "K", "shared", "last", "number", "total", "squared", "slots")
-
-
-class _Printer(ast.NodeTransformer):
-    """Rewrites calls, conditions and literals into numba's terms."""
-
-    def __init__(self, single: bool, invariants: tuple[str, ...]):
-        self.single, self.invariants = single, invariants
-
-    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
-        assert isinstance(node.slice, ast.Constant)
-        return ast.Name(f"k{node.slice.value!r}")
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        assert isinstance(node.func, ast.Name)
-        arguments = [self.visit(a) for a in node.args]
-        match node.func.id:
-            case "clip":
-                inner = ast.Call(ast.Name("max"), arguments[:2], [])
-                return ast.Call(ast.Name("min"), [inner, arguments[2]], [])
-            case "int":
-                return ast.IfExp(arguments[0], ast.Name("ONE"), ast.Name("ZERO"))
-            case "exp":
-                return ast.Call(ast.Name(self._exp(node.args[0])), arguments, [])
-            case name:
-                return ast.Call(ast.parse(_CALLS[name], mode="eval").body, arguments, [])
-
-    def _exp(self, argument: ast.expr) -> str:
-        """The exponential for an argument: where a clip already bounds it, it is not clipped once more."""
-        if not self.single:
-            return "exp_double"
-        match argument:
-            case ast.Call(func=ast.Name(id="clip"), args=[_, low, high]):
-                bounds = (self._number(low), self._number(high))
-                if None not in bounds and LOWEST <= min(bounds) and max(bounds) <= HIGHEST:  # type: ignore[type-var, operator]
-                    return "exp_bounded"
-        return "exp_single"
-
-    def _number(self, node: ast.expr) -> float | None:
-        """Value of an invariant that is a plain number."""
-        match node:
-            case ast.Subscript(slice=ast.Constant(value=int(j))):
-                try:
-                    return float(ast.literal_eval(self.invariants[j]))
-                except ValueError:
-                    return None
-        return None
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        # Bitwise on conditions: no branch, so that the loop stays a vector loop.
-        operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
-        result = self.visit(node.values[0])
-        for value in node.values[1:]:
-            result = ast.BinOp(result, operator, self.visit(value))
-        return result
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        if isinstance(node.op, ast.Not):
-            return ast.Compare(self.visit(node.operand), [ast.Eq()], [ast.Constant(False)])
-        return self.generic_visit(node)
-
-
-def _print(expression: str, single: bool, part: Translation) -> str:
-    tree = _Printer(single, part.invariants).visit(ast.parse(expression, mode="eval").body)
-    return ast.unparse(ast.fix_missing_locations(tree))
-
-
-def _indices(expressions: Iterable[str]) -> list[int]:
-    """Which invariants the expressions use."""
-    used = {
-        int(node.slice.value)  # type: ignore[arg-type]
-        for e in expressions
-        for node in ast.walk(ast.parse(e, mode="eval"))
-        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
-    }
-    return sorted(used)
-
-
-def _constants(expressions: Iterable[str]) -> list[str]:
-    return [f"    k{j} = K[{j}]" for j in _indices(expressions)]
 
 
 def _update(number: int, part: Translation, single: bool) -> str:
@@ -134,21 +59,21 @@ def _update(number: int, part: Translation, single: bool) -> str:
     expressions = [s.expression for s in part.update] + ([part.threshold] if part.threshold else [])
     lines = [
         "@njit(cache=True, fastmath=FLAGS, error_model='numpy')",
-        f"def update_{number}({', '.join('a_' + n for n in part.variables)}"
+        f"def update_{number}({', '.join('a_' + n for n in (*part.variables, *part.noise))}"
         f"{''.join(', ' + n for n in part.shared)}, until, fired, step, t, K):",
-        *_constants(expressions),
+        *constants(expressions),
         "    count = np.int32(0)",
         f"    for i in range({_length(names)}):",
     ]
-    lines += [f"        {v} = a_{v}[i]" for v in part.variables]
+    lines += [f"        {v} = a_{v}[i]" for v in (*part.variables, *part.noise)]
     lines.append("        active = until[i] <= step")
     lines.append("        not_refractory = active")
-    lines += [f"        {s.target} = {_print(s.expression, single, part)}" for s in part.update]
+    lines += [f"        {s.target} = {show(s.expression, single, part.invariants)}" for s in part.update]
     for v in part.updated:
         lines.append(f"        {v} = _{v} if active else {v}" if v in part.held else f"        {v} = _{v}")
         lines.append(f"        a_{v}[i] = {v}")
     if part.threshold:
-        lines.append(f"        spike = ({_print(part.threshold, single, part)}) & active")
+        lines.append(f"        spike = ({show(part.threshold, single, part.invariants)}) & active")
         lines.append("        fired[i] = spike")
         # 32 bits, as wide as the state, so that one vector holds as many counts as values.
         lines.append("        count = np.int32(count + spike)")
@@ -166,24 +91,25 @@ def _reset(number: int, part: Translation, single: bool) -> str:
         "@njit(cache=True, fastmath=FLAGS, error_model='numpy')",
         f"def reset_{number}({', '.join('a_' + n for n in part.variables)}"
         f"{''.join(', ' + n for n in part.shared)}, ring, now, count, t, K):",
-        *_constants(s.expression for s in part.reset),
+        *constants(s.expression for s in part.reset),
         "    for s in range(count):",
         "        i = ring[now, s]",
     ]
     lines += [f"        {v} = a_{v}[i]" for v in part.variables]
     for statement in part.reset:
-        lines.append(f"        {statement.target} = {_print(statement.expression, single, part)}")
+        lines.append(f"        {statement.target} = {show(statement.expression, single, part.invariants)}")
         lines.append(f"        a_{statement.target}[i] = {statement.target}")
     return "\n".join(lines)
 
 
-def _run(circuit: Circuit, parts: tuple[Translation, ...]) -> str:
+def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coupling], single: bool) -> str:
     """The loop over time steps."""
+    extra = "".join(f", {name}" for name in synapse_source.extra_names(circuit, parts, links))
     lines = [
         "@njit(cache=True, error_model='numpy', nogil=True)",
         "def run(steps, warmup, bins_per_step, dt, sizes, refractory, state, until, fired, flags, ring, ring_count, K,",
         "        shared, indptr, targets, weight, delay, poisson, poisson_weight, poisson_size, words, header,",
-        "        rule, rule_levels, keep, counts, last, number, total, squared, slots):",
+        f"        rule, rule_levels, keep, counts, last, number, total, squared, slots{extra}):",
         "    depth = ring_count.shape[1]",
         "    cells, when, kept = np.empty(1024, np.int32), np.empty(1024, np.int32), 0",
         "    window, code = 0, OK",
@@ -192,7 +118,11 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...]) -> str:
         "        t = real(step * dt)",
         "        now = step % depth",
     ]
-    lines += [line for k, part in enumerate(parts) for line in _state_lines(k, part)]
+    lines += synapse_source.before_update(parts, links, single)
+    numbers = synapse_source.noise_numbers(parts)
+    for k, (part, population) in enumerate(zip(parts, circuit.populations, strict=True)):
+        lines += _state_lines(k, part, [f"noise_{m}" for m in numbers[k]], population.refractory_varies)
+    lines += synapse_source.after_update(parts, links)
     lines += [line for k in range(len(circuit.projections)) for line in _prefetch_lines(k, circuit, parts)]
     lines += [line for k in range(len(circuit.projections)) for line in _delivery_lines(k, circuit, parts)]
     lines += _poisson_lines(circuit, parts)
@@ -217,21 +147,24 @@ def _unpack_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]
     return lines
 
 
-def _arguments(number: int, part: Translation) -> str:
+def _arguments(number: int, part: Translation, noise: list[str]) -> str:
     rows = [f"state_{number}_{row}" for row in range(len(part.variables))]
     inputs = [f"shared_{number}[{row}, step]" for row in range(len(part.shared))]
-    return ", ".join([*rows, *inputs])
+    return ", ".join([*rows, *noise, *inputs])
 
 
-def _state_lines(k: int, part: Translation) -> list[str]:
-    call = f"update_{k}({_arguments(k, part)}, until_{k}, fired_{k}, np.int32(step), t, K_{k})"
+def _state_lines(k: int, part: Translation, noise: list[str], refractory_varies: bool) -> list[str]:
+    call = f"update_{k}({_arguments(k, part, noise)}, until_{k}, fired_{k}, np.int32(step), t, K_{k})"
     if not part.threshold:
         return [f"        {call}"]
+    hold = f"hold(ring_{k}, now, n{k}, until_{k}, step + max(refractory[{k}], 1))"
+    if refractory_varies:
+        hold = f"hold_each(ring_{k}, now, n{k}, until_{k}, step, refractory_{k})"
     return [
         f"        n{k} = 0",
         f"        if {call} > 0:",
         f"            n{k} = gather(flags_{k}, ring_{k}, now)",
-        f"            hold(ring_{k}, now, n{k}, until_{k}, step + max(refractory[{k}], 1))",
+        f"            {hold}",
         f"        ring_count[{k}, now] = n{k}",
     ]
 
@@ -242,6 +175,8 @@ def _position(parts: tuple[Translation, ...], population: str) -> int:
 
 def _prefetch_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
     """Ask for the rows of all spikes that arrive in this step before the first of them is delivered."""
+    if not synapse_source.uses_plain_delivery(circuit.projections[k]):
+        return []
     source = _position(parts, circuit.projections[k].source)
     return [
         f"        past = (step - delay[{k}]) % depth",
@@ -252,6 +187,8 @@ def _prefetch_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...]) ->
 
 def _delivery_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
     projection = circuit.projections[k]
+    if not synapse_source.uses_plain_delivery(projection):
+        return synapse_source.delivery(k, projection, parts)
     source, target = _position(parts, projection.source), _position(parts, projection.target)
     variable = projection.effects[0][0]
     row = parts[target].variables.index(variable)
@@ -290,7 +227,7 @@ def _spike_lines(k: int, part: Translation) -> list[str]:
     spikes = f"ring_{k}, now, n{k}"
     return [
         f"        if n{k} > 0:",
-        f"            reset_{k}({_arguments(k, part)}, {spikes}, t, K_{k})",
+        f"            reset_{k}({_arguments(k, part, [])}, {spikes}, t, K_{k})",
         "            if step >= warmup:",
         "                if keep[0]:",
         f"                    counts[{k}, np.int64((step - warmup) * bins_per_step + 1e-6)] += n{k}",

@@ -11,7 +11,7 @@ from sbi_circuits.circuit_values import is_present
 from sbi_circuits.engines.wiring import Rows, draw_rows
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.seeds import generator
-from sbi_circuits.units import FUNCTIONS, evaluate, names_in
+from sbi_circuits.units import FUNCTIONS, evaluate
 
 PerSynapse = float | np.ndarray
 
@@ -129,8 +129,7 @@ class Drawing:
 
     def _increment(self, projection: Projection, expression: str, weight: PerSynapse) -> PerSynapse:
         if projection.depends_on_state(expression):
-            uses = projection.random_weight and "weight" in names_in(expression)
-            return weight if uses else 1.0
+            return weight if projection.varies_by_synapse(expression) else 1.0
         value = evaluate(expression, {**self.values, "weight": weight})
         return np.asarray(value, dtype=float) if np.ndim(value) else float(value)
 

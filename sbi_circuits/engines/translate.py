@@ -5,19 +5,21 @@ names: state variables, hoisted invariants (everything that is constant during a
 the host in double precision) and temporaries. Compiled engines print the result in their own syntax.
 """
 
-import ast
-import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, Population
+from sbi_circuits.circuit_parts import is_random
+from sbi_circuits.engines.rewrite import CALLS, Rewriter, refusal
 from sbi_circuits.errors import TranslationError
-from sbi_circuits.units import parse
 
-# Calls the compiled engines know; `int` of a condition becomes a real 0 or 1.
-CALLS = ("exp", "log", "sqrt", "sin", "cos", "tanh", "abs", "clip", "floor", "ceil", "minimum", "maximum", "int")
-_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.Mod)
+__all__ = ["CALLS", "Statement", "Translation", "abstract_code", "translate"]
+
+# One step of these evaluates the equations more than once, so that freezing a value is not freezing its derivative.
+_STAGED = ("exact", "rk4", "heun", "milstein")
+_NOISE = re.compile(r"dt\s*\*\*\s*\.5\s*\*\s*randn\(\)")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Translation:
         threshold: condition over the new state, or "".
         reset: statements at a spike.
         invariants: expressions of K, in order; evaluated from the population's constants.
+        noise: names of the standard normals, one per neuron and step each, that the update reads.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Translation:
     threshold: str
     reset: tuple[Statement, ...]
     invariants: tuple[str, ...]
+    noise: tuple[str, ...] = ()
 
 
 def translate(circuit: Circuit, population: Population, reorder: bool) -> Translation:
@@ -69,187 +73,84 @@ def translate(circuit: Circuit, population: Population, reorder: bool) -> Transl
     return _Translator(circuit, population, reorder).result()
 
 
-def abstract_code(population: Population, extra: str = "") -> list[tuple[str, str]]:
+def abstract_code(population: Population) -> list[tuple[str, str]]:
     """Brian2's abstract code of one time step as (target, expression) pairs."""
+    where = f"population {population.name}, method {population.method}"
+    frozen = bool(population.refractory) and population.method in _STAGED
+    return list(_state_update(population.equations, population.method, frozen, where))
+
+
+@cache
+def _state_update(text: str, method: str, frozen: bool, where: str) -> tuple[tuple[str, str], ...]:
     from brian2 import Equations
     from brian2.equations.refractory import add_refractoriness
+
+    equations = Equations(text)
+    if frozen and len(equations.diff_eq_names) > 1:
+        equations = add_refractoriness(equations)
+    return integrate(equations, method, where) if equations.diff_eq_names else ()
+
+
+def integrate(equations: Any, method: str, where: str) -> tuple[tuple[str, str], ...]:
+    """Brian2's statements of one step `dt` of some equations; raises `TranslationError` where there are none."""
     from brian2.stateupdaters.base import StateUpdateMethod, UnsupportedEquationsException
 
-    equations = Equations(population.equations)
-    coupled = len(equations.diff_eq_names) > 1 and population.method in ("exact", "rk4")
-    # With one step per variable, freezing a value is the same as freezing its derivative, and cheaper.
-    if population.refractory and coupled:
-        equations = add_refractoriness(equations)
-    if not equations.diff_eq_names:
-        return []
     try:
-        code = StateUpdateMethod.apply_stateupdater(equations, {}, population.method)
+        code = StateUpdateMethod.apply_stateupdater(equations, {}, method)
     except (UnsupportedEquationsException, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
-        raise TranslationError(f"population {population.name}, method {population.method}: {reason}") from error
+        raise TranslationError(f"{where}: {' '.join(str(error).split())}") from error
     pairs = [line.split("=", 1) for line in code.splitlines() if line.strip()]
-    return [(target.strip(), expression.strip()) for target, expression in pairs]
+    return tuple((target.strip(), expression.strip()) for target, expression in pairs)
 
 
-@dataclass
 class _Translator:
-    circuit: Circuit
-    population: Population
-    reorder: bool
-    invariants: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(self, circuit: Circuit, population: Population, reorder: bool):
         from brian2 import Equations
 
-        self.equations = Equations(self.population.equations)
-        self.shared = tuple(
-            i.name for i in self.circuit.inputs if isinstance(i, CurrentSteps) and i.target == self.population.name
-        )
+        self.population, self.equations = population, Equations(population.equations)
+        self.where = f"population {population.name}"
+        inputs = [i for i in circuit.inputs if isinstance(i, CurrentSteps) and i.target == population.name]
+        self.shared = tuple(i.name for i in inputs)
         self.variables = tuple(sorted(self.equations.diff_eq_names | self.equations.parameter_names - {*self.shared}))
-        written = [e for e in self.equations.values() if e.type == "subexpression"]
-        self.subexpressions = {e.varname: str(e.expr.code) for e in written}
-        self.varying = {*self.variables, *self.shared, "t", "i", "not_refractory"}
-        if self.equations.stochastic_variables:
-            noise = ", ".join(sorted(self.equations.stochastic_variables))
-            raise TranslationError(f"population {self.population.name}: noise {noise!r} needs the engine brian2")
+        self.noise = {name: f"z_{name}" for name in sorted(self.equations.stochastic_variables)}
+        varying = {*self.variables, *self.shared, *self.noise.values(), "t", "i", "not_refractory"}
+        written = {e.varname: str(e.expr.code) for e in self.equations.values() if e.type == "subexpression"}
+        self.rewriter = Rewriter(self.where, varying, written, reorder)
+        self._check_flags()
+
+    def _check_flags(self) -> None:
+        start = dict(self.population.initial)
+        for equation in self.equations.values():
+            name = equation.varname
+            if "constant over dt" in equation.flags:
+                raise refusal(self.where, f"{name} (constant over dt)")
+            if "shared" in equation.flags and is_random(start.get(name, "0")):
+                raise refusal(self.where, f"the shared variable {name}, which starts at random,")
+            if equation.var_type == "boolean":
+                raise refusal(self.where, f"the boolean variable {name}")
 
     def result(self) -> Translation:
-        self.temporaries: set[str] = set()
         update = tuple(self._statements(abstract_code(self.population)))
         flagged = {e.varname for e in self.equations.values() if "unless refractory" in e.flags}
-        updated = tuple(s.target for s in update if s.target in self.variables)
-        reset = tuple(Statement(s.target, self._expression(s.value)) for s in self.population.resets())
+        rewrite = self.rewriter.expression
         return Translation(
             name=self.population.name,
             variables=self.variables,
             shared=self.shared,
             update=tuple(s for s in update if s.target not in self.variables),
-            updated=updated,
+            updated=tuple(s.target for s in update if s.target in self.variables),
             held=frozenset(flagged) if self.population.refractory else frozenset(),
-            threshold=self._expression(self.population.threshold) if self.population.threshold else "",
-            reset=reset,
-            invariants=tuple(self.invariants),
+            threshold=rewrite(self.population.threshold) if self.population.threshold else "",
+            reset=tuple(Statement(s.target, rewrite(s.value)) for s in self.population.resets()),
+            invariants=tuple(self.rewriter.invariants),
+            noise=tuple(self.noise.values()),
         )
 
     def _statements(self, pairs: list[tuple[str, str]]) -> list[Statement]:
         statements = []
         for target, expression in pairs:
-            statements.append(Statement(target, self._expression(expression)))
-            if target not in self.variables:
-                self.temporaries.add(target)
+            if target in self.noise:
+                expression = _NOISE.sub(f"dt**0.5*{self.noise[target]}", expression)
+            statements.append(Statement(target, self.rewriter.expression(expression)))
+            self.rewriter.varying.add(target)
         return statements
-
-    def _expression(self, expression: str) -> str:
-        # parse() caches its trees; work on a copy so that none of them is changed in place.
-        tree = self._inline(copy.deepcopy(parse(expression)))
-        self._check(tree, expression)
-        return ast.unparse(_Hoist(self).visit(tree))
-
-    def _inline(self, tree: ast.expr) -> ast.expr:
-        """Replace names of subexpressions by what they stand for."""
-        while names := [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id in self.subexpressions]:
-            tree = _substitute(tree, {n.id: parse(self.subexpressions[n.id]) for n in names})
-        return tree
-
-    def _check(self, tree: ast.expr, text: str) -> None:
-        where = f"population {self.population.name}: "
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id in CALLS):
-                raise TranslationError(f"{where}{ast.unparse(node)!r} in {text!r} needs the engine brian2")
-            if isinstance(node, ast.BinOp) and not isinstance(node.op, _OPERATORS):
-                raise TranslationError(f"{where}operator {type(node.op).__name__} in {text!r} needs the engine brian2")
-
-    def is_varying(self, node: ast.AST) -> bool:
-        names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-        return bool(names & (self.varying | self.temporaries))
-
-    def hoist(self, node: ast.expr) -> ast.expr:
-        """`K[j]` for an invariant expression; equal expressions share a j."""
-        number = self.invariants.setdefault(ast.unparse(node), len(self.invariants))
-        return ast.Subscript(ast.Name("K"), ast.Constant(number), ast.Load())
-
-
-class _Hoist(ast.NodeTransformer):
-    """Replaces the largest invariant parts of an expression by entries of K."""
-
-    def __init__(self, translator: _Translator):
-        self.translator = translator
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        if isinstance(node, ast.expr) and not self.translator.is_varying(node):
-            return self.translator.hoist(node)
-        return super().visit(node)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        # The function's name is not a value; only the arguments are rewritten.
-        arguments: list[Any] = [self.visit(a) for a in node.args]
-        return ast.Call(node.func, arguments, [])
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        if isinstance(node.op, ast.USub) and self.translator.reorder:
-            return self.visit(ast.BinOp(ast.Constant(-1.0), ast.Mult(), node.operand))
-        return self.generic_visit(node)
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        power = node.right.value if isinstance(node.right, ast.Constant) else None
-        if isinstance(node.op, ast.Pow) and isinstance(power, int) and power in (2, 3, 4):
-            # A small power of a varying value is a product, which every back end does exactly as Brian2's C code.
-            base = self.visit(node.left)
-            product: ast.expr = base  # type: ignore[assignment]
-            for _ in range(power - 1):
-                product = ast.BinOp(product, ast.Mult(), base)  # type: ignore[arg-type]
-            return product
-        if self.translator.reorder and isinstance(node.op, (ast.Mult, ast.Div)):
-            return self._product(node)
-        return self.generic_visit(node)
-
-    def _product(self, node: ast.BinOp) -> ast.AST:
-        """Gather the invariant factors of a product into one, and divide by it once on the host."""
-        above: list[ast.expr] = []
-        below: list[ast.expr] = []
-        _factors(node, above, below)
-        fixed = [f for f in above if not self.translator.is_varying(f)]
-        fixed_below = [f for f in below if not self.translator.is_varying(f)]
-        result = _multiply([self.visit(f) for f in above if self.translator.is_varying(f)])  # type: ignore[misc]
-        if fixed or fixed_below:
-            constant: Any = _multiply(fixed) if fixed else ast.Constant(1.0)
-            for factor in fixed_below:
-                constant = ast.BinOp(constant, ast.Div(), factor)
-            hoisted = self.translator.hoist(constant)
-            result = hoisted if result is None else ast.BinOp(hoisted, ast.Mult(), result)
-        for factor in below:
-            if self.translator.is_varying(factor):
-                left = result if result is not None else ast.Constant(1.0)
-                result = ast.BinOp(left, ast.Div(), self.visit(factor))  # type: ignore[arg-type]
-        assert result is not None
-        return result
-
-
-def _factors(node: ast.expr, above: list[ast.expr], below: list[ast.expr]) -> None:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        _factors(node.left, above, below)
-        _factors(node.right, above, below)
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-        _factors(node.left, above, below)
-        _factors(node.right, below, above)
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        above.append(ast.Constant(-1.0))
-        _factors(node.operand, above, below)
-    else:
-        above.append(node)
-
-
-def _multiply(factors: list[ast.expr]) -> ast.expr | None:
-    result: ast.expr | None = None
-    for factor in factors:
-        result = factor if result is None else ast.BinOp(result, ast.Mult(), factor)
-    return result
-
-
-def _substitute(tree: ast.expr, replacements: Mapping[str, ast.expr]) -> ast.expr:
-    class _Replace(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.AST:
-            return copy.deepcopy(replacements[node.id]) if node.id in replacements else node
-
-    result: ast.expr = _Replace().visit(tree)
-    return result

@@ -1,0 +1,96 @@
+"""Expressions of a translation as numba source: calls, conditions and invariants in numba's terms."""
+
+import ast
+from collections.abc import Iterable
+
+from sbi_circuits.engines.intrinsics import HIGHEST, LOWEST
+
+_CALLS = {
+    "abs": "abs", "trunc": "np.trunc", "sign": "np.sign", "floor": "np.floor", "ceil": "np.ceil",
+    "log": "np.log", "log10": "np.log10", "log1p": "np.log1p", "expm1": "np.expm1", "sqrt": "np.sqrt",
+    "sin": "np.sin", "cos": "np.cos", "tan": "np.tan", "sinh": "np.sinh", "cosh": "np.cosh", "tanh": "np.tanh",
+    "arcsin": "np.arcsin", "arccos": "np.arccos", "arctan": "np.arctan",
+}  # fmt: skip
+
+
+class _Printer(ast.NodeTransformer):
+    """Rewrites calls, conditions and literals into numba's terms."""
+
+    def __init__(self, single: bool, invariants: tuple[str, ...]):
+        self.single, self.invariants = single, invariants
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        assert isinstance(node.slice, ast.Constant)
+        return ast.Name(f"k{node.slice.value!r}")
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        assert isinstance(node.func, ast.Name)
+        arguments = [self.visit(a) for a in node.args]
+        match node.func.id:
+            case "clip":
+                inner = ast.Call(ast.Name("max"), arguments[:2], [])
+                return ast.Call(ast.Name("min"), [inner, arguments[2]], [])
+            case "int":
+                return ast.IfExp(arguments[0], ast.Name("ONE"), ast.Name("ZERO"))
+            case "exprel":
+                return ast.Call(ast.Name("exprel_single" if self.single else "exprel_double"), arguments, [])
+            case "exp":
+                return ast.Call(ast.Name(self._exp(node.args[0])), arguments, [])
+            case name:
+                return ast.Call(ast.parse(_CALLS[name], mode="eval").body, arguments, [])
+
+    def _exp(self, argument: ast.expr) -> str:
+        """The exponential for an argument: where a clip already bounds it, it is not clipped once more."""
+        if not self.single:
+            return "exp_double"
+        match argument:
+            case ast.Call(func=ast.Name(id="clip"), args=[_, low, high]):
+                bounds = (self._number(low), self._number(high))
+                if None not in bounds and LOWEST <= min(bounds) and max(bounds) <= HIGHEST:  # type: ignore[type-var, operator]
+                    return "exp_bounded"
+        return "exp_single"
+
+    def _number(self, node: ast.expr) -> float | None:
+        """Value of an invariant that is a plain number."""
+        match node:
+            case ast.Subscript(slice=ast.Constant(value=int(j))):
+                try:
+                    return float(ast.literal_eval(self.invariants[j]))
+                except ValueError:
+                    return None
+        return None
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        # Bitwise on conditions: no branch, so that the loop stays a vector loop.
+        operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
+        result = self.visit(node.values[0])
+        for value in node.values[1:]:
+            result = ast.BinOp(result, operator, self.visit(value))
+        return result
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        if isinstance(node.op, ast.Not):
+            return ast.Compare(self.visit(node.operand), [ast.Eq()], [ast.Constant(False)])
+        return self.generic_visit(node)
+
+
+def show(expression: str, single: bool, invariants: tuple[str, ...]) -> str:
+    """One rewritten expression as numba source; `K[j]` becomes the local name `kj`."""
+    tree = _Printer(single, invariants).visit(ast.parse(expression, mode="eval").body)
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _indices(expressions: Iterable[str]) -> list[int]:
+    """Which invariants the expressions use."""
+    used = {
+        int(node.slice.value)  # type: ignore[arg-type]
+        for e in expressions
+        for node in ast.walk(ast.parse(e, mode="eval"))
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+    }
+    return sorted(used)
+
+
+def constants(expressions: Iterable[str]) -> list[str]:
+    """Lines that give the invariants the expressions use their local names."""
+    return [f"    k{j} = K[{j}]" for j in _indices(expressions)]
