@@ -3,8 +3,10 @@
 Addresses. Noise number m (rows of `Translation.noise` counted over the circuit's populations, in order), time step
 s, N neurons: with L = ceil(N / 4) lanes, lane l takes the four words (a, b, c, d) of Philox4x32-10 at the counter
 (l, s, NOISE_STREAM + m, 0) under the simulation's key. Box and Muller's transform of (a, b) gives the normals of
-neurons l and l + L, that of (c, d) those of neurons l + 2 L and l + 3 L (Box, Muller 1958, Ann Math Stat 29:610).
-A lane needs nothing but its own number, so lanes can be vector elements or threads.
+neurons l and l + L, that of (c, d) those of neurons l + 2 L and l + 3 L (Box, Muller 1958, Ann Math Stat 29:610):
+radius sqrt(-2 ln((a + 1/2) / 2**32)), angle pi/2 (k + f), where k is the upper two bits of b and f the lower thirty as a
+signed fraction in [-1/2, 1/2); the cosine comes first. A lane needs nothing but its own number, so lanes can be
+vector elements or threads.
 
 The words are the same everywhere. In single precision the logarithm, sine and cosine are polynomials (Cephes,
 S. Moshier: logf, sinf, cosf), so that the loop over lanes vectorises; in double precision those of the C library.
@@ -73,10 +75,7 @@ def log_single(x):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, inline="always")
 def _pair_single(a, b):  # type: ignore[no-untyped-def]
-    """Two standard normals, float32, from two 32-bit words (uint64).
-
-    The angle is 2 pi b / 2**32 shifted by pi/4: its top two bits name the quadrant, the others an angle around 0.
-    """
+    """Two standard normals, float32, from two 32-bit words (uint64)."""
     # From signed integers, which every vector unit can convert.
     high = np.float32(np.int32(a >> np.uint64(8)))
     low = np.float32(np.int32(a & np.uint64(255)))
@@ -96,7 +95,7 @@ def _pair_single(a, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, inline="always")
 def _pair_double(a, b):  # type: ignore[no-untyped-def]
-    """Two standard normals, float64, from two 32-bit words (uint64); the angles of `_pair_single`."""
+    """Two standard normals, float64, from two 32-bit words (uint64)."""
     radius = math.sqrt(-2.0 * math.log((np.float64(a) + 0.5) * 2.0**-32))
     x = np.float64(np.int32(np.uint32(b << np.uint64(2)))) * (math.pi / 4 * 2.0**-31)
     angle = x + (math.pi / 2) * np.float64(b >> np.uint64(30))

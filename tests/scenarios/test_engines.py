@@ -1,7 +1,6 @@
 """Every engine on deterministic micro-circuits: the spikes of Brian2, step by step, and the same contract."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -15,12 +14,9 @@ from sbi_circuits.errors import UnknownNameError
 from sbi_circuits.recording import Recording
 from tests.scenarios import circuits
 from tests.scenarios.circuits import MICRO_CIRCUITS
+from tests.scenarios.constructs import CONSTRUCTS
+from tests.scenarios.engines import COMPILED, EXACT, REFERENCE
 
-# How to build each engine so that it computes in double precision.
-EXACT: dict[str, Callable[[], Engine]] = {
-    "brian2": lambda: Brian2Engine(target="numpy"),
-    "kernel[numba]": lambda: NumbaEngine(precision="double"),
-}
 EVERYTHING = Record(spikes=-1, counts=True, moments=True)
 each_engine = pytest.mark.parametrize("name", sorted(EXACT))
 
@@ -69,11 +65,23 @@ def test_no_engine_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("circuit", MICRO_CIRCUITS)
-@pytest.mark.parametrize("name", sorted(set(EXACT) - {"brian2"}))
+@pytest.mark.parametrize("name", COMPILED)
 def test_spikes_are_those_of_brian2(name: str, circuit: str) -> None:
     found = raster(record(EXACT[name](), MICRO_CIRCUITS[circuit]), MICRO_CIRCUITS[circuit].dt)
     assert found == reference(circuit)
     assert sum(map(len, found)) > 10
+
+
+@pytest.mark.parametrize("construct", CONSTRUCTS)
+@pytest.mark.parametrize("name", COMPILED)
+def test_every_construct_gives_the_spikes_of_brian2(name: str, construct: str) -> None:
+    """In double precision step by step; and a constant of the construct, changed a little, must show."""
+    case, dt = CONSTRUCTS[construct], CONSTRUCTS[construct].circuit.dt
+    expected = raster(record(EXACT[REFERENCE](), case.circuit, 0.4), dt)
+    engine = EXACT[name]()
+    assert raster(record(engine, case.circuit, 0.4), dt) == expected
+    assert sum(map(len, expected)) > 10
+    assert raster(record(engine, case.wrong(), 0.4), dt) != expected
 
 
 @each_engine
@@ -217,12 +225,14 @@ def test_exact_integration_has_no_error(name: str) -> None:
     assert drive == pytest.approx(200 / (1 - np.exp(-1)), rel=1e-9)
 
 
-def test_single_precision_stays_within_a_step() -> None:
-    circuit = MICRO_CIRCUITS["two_lif"]
-    found = raster(record(NumbaEngine(precision="single"), circuit), circuit.dt)
-    for train, exact in zip(found, reference(circuit.name), strict=True):
+@pytest.mark.parametrize("construct", ["two_lif", *CONSTRUCTS])
+def test_single_precision_stays_within_a_step(construct: str) -> None:
+    circuit = MICRO_CIRCUITS[construct] if construct in MICRO_CIRCUITS else CONSTRUCTS[construct].circuit
+    found = raster(record(NumbaEngine(precision="single"), circuit, 0.4), circuit.dt)
+    expected = raster(record(NumbaEngine(precision="double"), circuit, 0.4), circuit.dt)
+    for train, exact in zip(found, expected, strict=True):
         assert len(train) == len(exact)
-        assert np.abs(np.subtract(train, exact)).max() <= 2
+        assert np.abs(np.subtract(train, exact)).max(initial=0) <= 2
 
 
 def test_unknown_names_list_the_valid_ones() -> None:
