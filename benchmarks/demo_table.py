@@ -29,15 +29,16 @@ PROTOCOL = Protocol(duration=60.0, warmup=2.0, record=Record(spikes=200, counts=
 LogDensity = Callable[[np.ndarray], np.ndarray]
 
 
-def main(folder: Path, workers: int) -> None:
+def main(folder: Path, workers: int, scale: float = 1.0) -> None:
+    prior_rows, restricted_rows, *rounds = (round(scale * n) for n in (PRIOR_ROWS, RESTRICTED_ROWS, *ROUNDS))
     circuit = get_circuit("adex_clustered")
-    tables = [_run(circuit, folder / "prior", PRIOR_ROWS, 0, None, workers)]
+    tables = [_run(circuit, folder / "prior", prior_rows, 0, None, workers)]
     densities: list[LogDensity] = [circuit.prior.log_prob]
     regions = _regions(tables[0])
-    proposal = TableProposal(_sample(regions, RESTRICTED_ROWS), "restricted prior")
-    tables.append(_run(circuit, folder / "restricted", RESTRICTED_ROWS, 1, proposal, workers))
+    proposal = TableProposal(_sample(regions, restricted_rows), "restricted prior")
+    tables.append(_run(circuit, folder / "restricted", restricted_rows, 1, proposal, workers))
     densities.append(_restricted_density(circuit, regions))
-    for number, size in enumerate(ROUNDS, start=2):
+    for number, size in enumerate(rounds, start=2):
         posterior = _posterior(tables, folder / f"posterior-{number}", number)
         proposal = TableProposal(_aimed(posterior, size, number), f"posteriors of cultures, round {number - 1}")
         tables.append(_run(circuit, folder / f"round-{number - 1}", len(proposal.theta), number, proposal, workers))
@@ -121,5 +122,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of every stage, to try the command")
     arguments = parser.parse_args()
-    main(arguments.folder, arguments.workers)
+    main(arguments.folder, arguments.workers, arguments.scale)
