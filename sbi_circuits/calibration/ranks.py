@@ -1,4 +1,4 @@
-"""Is a posterior as sure as it should be? Coverage of central intervals and simulation-based calibration.
+"""Coverage of central intervals and simulation-based calibration, from the ranks of configurations among draws.
 
 Source: Talts et al. 2018, "Validating Bayesian inference algorithms with simulation-based calibration",
 arXiv:1804.06788.
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import kstest
 
+from sbi_circuits.calibration.uniform import require_levels, spread_ranks
 from sbi_circuits.errors import InferenceError
-from sbi_circuits.seeds import generator, stream_key
+from sbi_circuits.features import UNDEFINED
+from sbi_circuits.seeds import stream_key
 
 # An observation, as (values, states), to a distribution with `sample(n, seed)`.
 PosteriorLike = Callable[[tuple[np.ndarray, np.ndarray]], Any]
@@ -71,14 +73,26 @@ def rank_statistics(
     Raises:
         InferenceError: no rows, rows that do not match, or no draws.
     """
-    theta, values, states = np.asarray(theta, dtype=float), np.asarray(values), np.asarray(states)
-    if not len(theta) or len(theta) != len(values) or values.shape != states.shape or draws < 1:
-        raise InferenceError(
-            f"calibration needs matching rows and draws, got {len(theta)} theta, {len(values)} values, "
-            f"{len(states)} states and {draws} draws"
-        )
-    rows = enumerate(zip(theta, values, states, strict=True))
-    return np.stack([_ranks(posterior((v, s)), t, draws, _seed(seed, i)) for i, (t, v, s) in rows])
+    theta = np.asarray(theta, dtype=float)
+    if len(theta) != len(values):
+        _refuse(len(theta), len(values), len(states), draws)
+    return ranks_among(posterior_draws(posterior, values, states, draws, seed), theta)
+
+
+def posterior_draws(
+    posterior: PosteriorLike, values: np.ndarray, states: np.ndarray, draws: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """Draws (n, D, P) from the posterior of every row, declared units; arguments as in `rank_statistics`."""
+    values, states = np.asarray(values), np.asarray(states)
+    if not len(values) or values.shape != states.shape or draws < 1:
+        _refuse(len(values), len(values), len(states), draws)
+    rows = enumerate(zip(values, states, strict=True))
+    return np.stack([posterior((v, s)).sample(draws, _seed(seed, i)) for i, (v, s) in rows])
+
+
+def ranks_among(draws: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """Ranks (n, P) of theta (n, P) among draws (n, D, P): how many of them are smaller."""
+    return np.asarray((draws < np.asarray(theta, dtype=float)[:, None]).sum(1))
 
 
 def coverage(
@@ -94,6 +108,7 @@ def coverage(
 
     Examples:
         >>> from types import SimpleNamespace
+        >>> from sbi_circuits.seeds import generator
         >>> prior_only = lambda x: SimpleNamespace(sample=lambda n, seed: generator(seed, 1).random((n, 2)))
         >>> theta, nothing = generator(0, "theta").random((400, 2)), np.zeros((400, 1))
         >>> coverage(prior_only, theta, nothing, nothing, draws=200, seed=1).agrees()
@@ -108,9 +123,7 @@ def coverage_of_ranks(ranks: np.ndarray, draws: int, levels: Sequence[float] = (
     Raises:
         InferenceError: a level that is not between 0 and 1.
     """
-    nominal = np.asarray(levels, dtype=float)
-    if not ((nominal > 0) & (nominal < 1)).all():
-        raise InferenceError(f"levels must lie between 0 and 1, got {list(levels)}")
+    nominal = require_levels(levels)
     n, width = ranks.shape
     from_middle = np.abs((ranks + 0.5) / (draws + 1) - 0.5)
     held = from_middle[None] <= nominal[:, None, None] / 2
@@ -128,13 +141,73 @@ def sbc_uniformity(ranks: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
     Args:
         seed: of the jitter that makes discrete ranks continuous, which keeps the test exact.
     """
-    jitter = generator(seed, "ranks").random(ranks.shape)
-    uniform = (ranks + jitter) / (draws + 1)
-    return np.array([kstest(column, "uniform").pvalue for column in uniform.T])
+    return np.array([kstest(column, "uniform").pvalue for column in spread_ranks(ranks, draws, seed).T])
 
 
-def _ranks(distribution: Any, theta: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    return (distribution.sample(draws, seed) < theta).sum(0)
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Coverage of the observations in which the same features are undefined.
+
+    Args:
+        undefined: names of those features; none: all observed ones are defined. None: patterns too rare to count.
+        coverage: over these observations.
+    """
+
+    undefined: tuple[str, ...] | None
+    coverage: Coverage
+
+    @property
+    def text(self) -> str:
+        """What is undefined, in a few words."""
+        if self.undefined is None:
+            return "rarer patterns"
+        names = ", ".join(self.undefined[:2])
+        more = f" and {len(self.undefined) - 2} more" if len(self.undefined) > 2 else ""
+        return f"{names}{more} undefined" if names else "all features defined"
+
+
+def coverage_by_pattern(
+    ranks: np.ndarray,
+    states: np.ndarray,
+    draws: int,
+    names: Sequence[str],
+    levels: Sequence[float] = (0.5, 0.9),
+    least: int = 30,
+) -> tuple[Pattern, ...]:
+    """Coverage for each pattern of undefined features, the most frequent first.
+
+    An interval that holds its level on average may do so by being too wide where there are bursts and too narrow
+    where there are none.
+
+    Args:
+        ranks: (n, P) among `draws` draws, from `rank_statistics`.
+        states: (n, F) of the observations.
+        names: (F,) of the features.
+        levels: of the intervals.
+        least: patterns with fewer observations are counted together.
+
+    Examples:
+        >>> ranks, states = np.full((40, 1), 5), np.zeros((40, 1), dtype=np.uint8)
+        >>> [pattern.text for pattern in coverage_by_pattern(ranks, states, 10, ("isi.cv",))]
+        ['all features defined']
+    """
+    undefined = np.asarray(states) == UNDEFINED
+    patterns, which, counts = np.unique(undefined, axis=0, return_inverse=True, return_counts=True)
+    common = [k for k in np.argsort(-counts, kind="stable") if counts[k] >= least]
+    which = which.ravel()
+    found = [
+        Pattern(tuple(np.array(names)[patterns[k]].tolist()), coverage_of_ranks(ranks[which == k], draws, levels))
+        for k in common
+    ]
+    rest = ~np.isin(which, common)
+    if rest.any():
+        found.append(Pattern(None, coverage_of_ranks(ranks[rest], draws, levels)))
+    return tuple(found)
+
+
+def _refuse(theta: int, values: int, states: int, draws: int) -> None:
+    what = f"{theta} theta, {values} values, {states} states and {draws} draws"
+    raise InferenceError(f"calibration needs matching rows and draws, got {what}")
 
 
 def _seed(seed: int, row: int) -> int:
