@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sbi_circuits.errors import CircuitError, UnknownNameError
@@ -173,7 +174,7 @@ class Projection:
         """What a spike of the target does, in order."""
         return assignments(self.on_post, f"projection {self.name}, on_post")
 
-    @property
+    @cached_property
     def effects(self) -> Pairs:
         """(variable of the target, increment) of every statement `variable_post += increment`, in order."""
         return tuple((s.target.removesuffix("_post"), s.expression) for s in self.statements() if self.adds(s))
@@ -188,17 +189,17 @@ class Projection:
         lines = assignments(self.summed, f"projection {self.name}, summed")
         return tuple((s.target.removesuffix("_post"), s.expression) for s in lines)
 
-    @property
+    @cached_property
     def random_weight(self) -> bool:
         """Whether every synapse draws its own weight."""
         return is_random(self.weight)
 
-    @property
+    @cached_property
     def random_delay(self) -> bool:
         """Whether every synapse draws its own delay."""
         return is_random(self.delay)
 
-    @property
+    @cached_property
     def has_state(self) -> bool:
         """Whether a spike does more than add numbers known beforehand: variables of the projection, or of its ends."""
         others = any(not self.adds(s) for s in self.statements())
@@ -214,7 +215,7 @@ class Projection:
         """Whether synapses of one projection differ in an increment, each by its own weight."""
         return self.random_weight and "weight" in names_in(increment)
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether every synapse does the same at every spike, after the same delay, and nothing else."""
         return not (self.random_weight or self.random_delay or self.has_state or self.on_post or self.summed)

@@ -13,6 +13,7 @@ __all__ = ["ENGINES", "Engine", "Protocol", "Simulation", "default_engine", "get
 # Name -> where the class lives; loaded on first use, because Brian2 and numba are slow to import.
 ENGINES = {
     "brian2": ("sbi_circuits.engines.brian2_engine", "Brian2Engine"),
+    "kernel[cuda]": ("sbi_circuits.engines.kernel_cuda", "CudaEngine"),
     "kernel[numba]": ("sbi_circuits.engines.kernel_numba", "NumbaEngine"),
 }
 DEFAULT_ENGINE = "kernel[numba]"

@@ -1,0 +1,122 @@
+"""Where the numbers of one simulation stand in the rows a CUDA kernel reads; the same for source text and host."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from sbi_circuits.circuit import Circuit, PoissonInput, Projection
+from sbi_circuits.engines.coupling import Coupling
+from sbi_circuits.engines.translate import Translation
+
+# plan (int32, a row per simulation): the first entries, then those of a population, projection and Poisson input.
+STEPS, WARMUP, RULE_START, RULE_STOP, KEY_0, KEY_1, FIRST_POPULATION = range(7)
+SIZE, HOLD, TURN, STATE_AT, NOISE_AT, UNTIL_AT, SPIKES_AT, CAPACITY, SORT_AT, CELLS_AT, PER_POPULATION = range(11)
+PRESENT, DELAY, ROWS_AT, GROUPS, DELAYS_AT, SUM_AT, OWN_AT, GAIN_AT, LAST_AT, PER_PROJECTION = range(10)
+FIRST, DRIVEN, MODE, TABLE, LENGTH, PER_INPUT = range(6)
+# levels (float64, a row per simulation)
+RULE_SCALE, RULE_SILENT, RULE_SATURATED, FIRST_WIRING = range(4)
+# layout (int32): what is known of a whole batch; of a projection, its place in a block's scratch memory.
+DEPTH, SCAN, PLAN, STARTS, RINGS, WORDS_AT, CONTROL, LARGE_REALS, LARGE_INTS, FIRST_SCRATCH = range(10)
+SCRATCH_ROWS, SCRATCH_SYNAPSES, ROOM, PER_SCRATCH = range(4)
+
+
+def is_ordered(projection: Projection) -> bool:
+    """Whether increments differ between synapses or spikes, so that spikes are delivered one after another."""
+    return not projection.plain and bool(projection.effects)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A circuit, its translations, and the positions of its numbers.
+
+    Args:
+        circuit: what is printed.
+        parts: translation of each population.
+        links: translation of the projections that need one.
+    """
+
+    circuit: Circuit
+    parts: tuple[Translation, ...]
+    links: dict[int, Coupling]
+
+    @cached_property
+    def poisson(self) -> tuple[PoissonInput, ...]:
+        return tuple(i for i in self.circuit.inputs if isinstance(i, PoissonInput))
+
+    @cached_property
+    def sorted_populations(self) -> frozenset[int]:
+        """Populations whose spikes are sorted, because the order of delivery shows in the sums."""
+        return frozenset(self.position(p.source) for p in self.circuit.projections if is_ordered(p))
+
+    def position(self, population: str) -> int:
+        """Number of a population."""
+        return next(k for k, part in enumerate(self.parts) if part.name == population)
+
+    def population(self, k: int, what: int) -> int:
+        return FIRST_POPULATION + PER_POPULATION * k + what
+
+    def projection(self, j: int, what: int) -> int:
+        return self.population(len(self.parts), 0) + PER_PROJECTION * j + what
+
+    def input(self, m: int, what: int) -> int:
+        return self.projection(len(self.circuit.projections), 0) + PER_INPUT * m + what
+
+    @property
+    def integers(self) -> int:
+        return self.input(len(self.poisson), 0)
+
+    def invariant(self, k: int) -> int:
+        """First invariant of population k among the reals."""
+        return sum(len(part.invariants) for part in self.parts[:k])
+
+    def link_invariant(self, j: int) -> int:
+        """First invariant of the coupling of projection j."""
+        return self.invariant(len(self.parts)) + sum(len(c.invariants) for n, c in self.links.items() if n < j)
+
+    def weight(self, j: int, effect: int = 0) -> int:
+        """What a spike adds in one effect of projection j."""
+        before = sum(len(p.effects) for p in self.circuit.projections[:j])
+        return self.link_invariant(len(self.circuit.projections)) + before + effect
+
+    def poisson_weight(self, m: int) -> int:
+        return self.weight(len(self.circuit.projections)) + m
+
+    def own_start(self, j: int) -> int:
+        """Where the variables of projection j start."""
+        return self.poisson_weight(len(self.poisson)) + sum(len(c.variables) for n, c in self.links.items() if n < j)
+
+    @property
+    def reals(self) -> int:
+        return max(self.own_start(len(self.circuit.projections)), 1)
+
+    @property
+    def levels(self) -> int:
+        return FIRST_WIRING + len(self.circuit.projections)
+
+    def scratch(self, j: int, what: int) -> int:
+        return FIRST_SCRATCH + PER_SCRATCH * j + what
+
+    @property
+    def layout(self) -> int:
+        return self.scratch(len(self.circuit.projections), 0)
+
+    def starts(self, k: int) -> tuple[tuple[int, str], ...]:
+        """(row of the initial values, variable) of the variables of population k that do not start at 0."""
+        before = sum(len(self.starts(j)) for j in range(k))
+        given = {name for name, _ in self.circuit.populations[k].initial}
+        return tuple((before + n, v) for n, v in enumerate(v for v in self.parts[k].variables if v in given))
+
+    @property
+    def start_rows(self) -> int:
+        return max(sum(len(self.starts(k)) for k in range(len(self.parts))), 1)
+
+    def label_row(self, k: int) -> int:
+        """First row of the labels of population k."""
+        return sum(p.label_draws for p in self.circuit.populations[:k] if p.labels)
+
+    def shared_row(self, k: int) -> int:
+        """First row of the shared inputs of population k."""
+        return sum(len(part.shared) for part in self.parts[:k])
+
+    def noise_number(self, k: int) -> int:
+        """Number of the first noise of population k."""
+        return sum(len(part.noise) for part in self.parts[:k])

@@ -1,0 +1,165 @@
+"""What CUDA code is written against: `numba.cuda`, or its simulator where NUMBA_ENABLE_CUDASIM=1.
+
+In the simulator a device function is plain Python, and `cuda` is the launch that is going on; numba swaps that into
+the module of a kernel only, and restores it while other threads are still inside a device function.
+"""
+
+import math
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numba import config
+from numba import cuda as _cuda
+
+from sbi_circuits.errors import SbiCircuitsError
+
+SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
+# Threads that walk one row of synapses together: a warp, or two of the simulator's few threads.
+LANES, LANE_BITS = (2, 1) if SIMULATED else (32, 5)
+
+cuda: Any
+device: Callable[[Callable[..., Any]], Any]
+
+if SIMULATED:
+    from numba.cuda.simulator.kernel import _get_kernel_context
+
+    class _Launch:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(_get_kernel_context(), name)
+
+    cuda = _Launch()
+
+    def device(function: Callable[..., Any]) -> Any:
+        """A function that runs on the device."""
+        return function
+
+    def float_from_bits(bits: Any) -> Any:
+        """An int32 read as a float32."""
+        return np.int32(bits).view(np.float32)
+
+    def bits_of_float(value: Any) -> Any:
+        """A float32 read as an int32."""
+        return np.float32(value).view(np.int32)
+
+    def floor_single(x: Any) -> Any:
+        """Largest whole number at or below a float32."""
+        return np.floor(x)
+
+    def ceil_single(x: Any) -> Any:
+        """Smallest whole number at or above a float32."""
+        return np.ceil(x)
+
+    floor_double, ceil_double = floor_single, ceil_single
+else:
+    cuda = _cuda
+    device = _cuda.jit(device=True)
+
+    @device
+    def float_from_bits(bits):
+        """An int32 read as a float32."""
+        return cuda.libdevice.int_as_float(bits)
+
+    @device
+    def bits_of_float(value):
+        """A float32 read as an int32."""
+        return cuda.libdevice.float_as_int(value)
+
+    @device
+    def floor_single(x):
+        """Largest whole number at or below a float32."""
+        return cuda.libdevice.floorf(x)
+
+    @device
+    def ceil_single(x):
+        """Smallest whole number at or above a float32."""
+        return cuda.libdevice.ceilf(x)
+
+    @device
+    def floor_double(x):
+        """Largest whole number at or below a float64."""
+        return cuda.libdevice.floor(x)
+
+    @device
+    def ceil_double(x):
+        """Smallest whole number at or above a float64."""
+        return cuda.libdevice.ceil(x)
+
+
+_LOG2E = np.float32(1.44269504)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_C5, _C4, _C3 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+_C2, _C1, _C0 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+_LOWEST, _HIGHEST = np.float32(-87.0), np.float32(88.0)
+_ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+_T1, _T2, _T3 = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24)
+_T4, _T5, _T6, _T7 = np.float32(1 / 120), np.float32(1 / 720), np.float32(1 / 5040), np.float32(1 / 40320)
+# Adding 1.5 * 2**23 rounds a float32 to a whole number, which then stands in its lowest bits.
+_ROUND = np.float32(12582912.0)
+
+
+@device
+def exp_single(x):
+    """exp of a float32 by the polynomial of `intrinsics.exp_single`, clipped to [-87, 88]."""
+    x = min(max(x, _LOWEST), _HIGHEST)
+    shifted = np.float32(x * _LOG2E + _ROUND)
+    n = np.float32(shifted - _ROUND)
+    r = np.float32(np.float32(x - n * _LN2_HIGH) - n * _LN2_LOW)
+    p = ((((_C5 * r + _C4) * r + _C3) * r + _C2) * r + _C1) * r + _C0
+    scale = float_from_bits(np.int32((np.int64(bits_of_float(shifted)) << 23) + 1065353216 & 0x7FFFFFFF))
+    return (p * r * r + r + _ONE) * scale
+
+
+@device
+def exp_double(x):
+    """exp of a float64."""
+    return math.exp(x)
+
+
+@device
+def trunc_single(x):
+    """A float32 without its fraction."""
+    return floor_single(x) if x >= _ZERO else ceil_single(x)
+
+
+@device
+def trunc_double(x):
+    """A float64 without its fraction."""
+    return floor_double(x) if x >= 0.0 else ceil_double(x)
+
+
+@device
+def sign_single(x):
+    """-1, 0 or 1 as a float32."""
+    return _ONE if x > _ZERO else (-_ONE if x < _ZERO else _ZERO)
+
+
+@device
+def sign_double(x):
+    """-1, 0 or 1 as a float64."""
+    return 1.0 if x > 0.0 else (-1.0 if x < 0.0 else 0.0)
+
+
+@device
+def exprel_single(x):
+    """(exp(x) - 1)/x of a float32, 1 at 0, as in `kernel_functions`."""
+    if abs(x) < _HALF:
+        return ((((((_T7 * x + _T6) * x + _T5) * x + _T4) * x + _T3) * x + _T2) * x + _T1) * x + _ONE
+    return (exp_single(x) - _ONE) / x
+
+
+@device
+def exprel_double(x):
+    """(exp(x) - 1)/x of a float64, 1 at 0."""
+    return math.expm1(x) / x if x != 0.0 else 1.0
+
+
+def require_device() -> None:
+    """Raises `SbiCircuitsError` naming what is missing where no CUDA kernel can run."""
+    if SIMULATED:
+        return
+    if find_spec("numba_cuda") is None:
+        raise SbiCircuitsError("engine 'kernel[cuda]' needs numba-cuda: pip install 'sbi-circuits[cuda]'")
+    if not _cuda.is_available():
+        raise SbiCircuitsError("engine 'kernel[cuda]' finds no CUDA device; engine 'kernel[numba]' runs on the CPU")

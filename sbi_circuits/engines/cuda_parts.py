@@ -1,0 +1,259 @@
+"""The parts of a CUDA kernel that do not depend on the circuit. One block of threads runs one simulation.
+
+Every function is called by all threads of a block, which agree on the arguments except their own number `tid` of
+`T`. Indices are made unsigned 32-bit before use: numba then emits no test for negative ones, and a shared-memory
+access is one address and one load.
+
+Additions to one variable between two barriers all add the same weight, so that their order does not matter.
+"""
+
+import math
+
+import numpy as np
+
+from sbi_circuits.engines.cuda_device import LANE_BITS, LANES, cuda, device
+
+# As in philox.py: words come in runs of WORDS, LANES_WORDS counters each; the buffer holds two runs.
+WORDS, COUNTERS, RING = 1024, 256, 2047
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_MASK, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
+# Entries of `control`: current simulation, spikes kept, pairs accepted; then one per Poisson input.
+CURRENT, KEPT, ACCEPTED, EVENTS = 0, 1, 2, 3
+
+
+@device
+def philox(c0, c1, c2, k0, k1):
+    """Four 32-bit words at counter (c0, c1, c2, 0) under the key (k0, k1); all uint32."""
+    c3 = np.uint32(0)
+    for _ in range(10):
+        p0 = np.uint64(c0) * _M0
+        p1 = np.uint64(c2) * _M1
+        high0, low0 = np.uint32(p0 >> _SHIFT), np.uint32(p0 & _MASK)
+        high1, low1 = np.uint32(p1 >> _SHIFT), np.uint32(p1 & _MASK)
+        c0, c1, c2, c3 = np.uint32(high1 ^ c1 ^ k0), low1, np.uint32(high0 ^ c3 ^ k1), low0
+        k0 = np.uint32((np.uint64(k0) + _W0) & _MASK)
+        k1 = np.uint32((np.uint64(k1) + _W1) & _MASK)
+    return c0, c1, c2, c3
+
+
+@device
+def fill(tid, T, words, position, k0, k1, stream):
+    """Put the run of words from `position` (a multiple of WORDS) on into its half of the buffer."""
+    half = np.int32(position & WORDS)
+    first = position // 4
+    lane = np.int32(tid)
+    while lane < COUNTERS:
+        counter = np.uint64(first + lane)
+        low, high = np.uint32(counter & _MASK), np.uint32(counter >> _SHIFT)
+        a, b, c, d = philox(low, high, np.uint32(stream), k0, k1)
+        words[np.uint32(half + lane)] = a
+        words[np.uint32(half + lane + COUNTERS)] = b
+        words[np.uint32(half + lane + 2 * COUNTERS)] = c
+        words[np.uint32(half + lane + 3 * COUNTERS)] = d
+        lane = np.int32(lane + T)
+
+
+@device
+def word_at(position, words, filled, k0, k1, stream):
+    """The word at any position of a stream: from the buffer, or computed where it is not there yet."""
+    if position < filled:
+        return words[np.uint32(position & RING)]
+    within = position & (WORDS - 1)
+    counter = np.uint64((position - within) // 4 + (within & (COUNTERS - 1)))
+    a, b, c, d = philox(
+        np.uint32(counter & _MASK), np.uint32(counter >> _SHIFT), np.uint32(stream), k0, k1
+    )
+    which = within >> 8
+    return a if which == 0 else (b if which == 1 else (c if which == 2 else d))
+
+
+@device
+def scaled(word, n):
+    """A uniform integer in [0, n) from a word, as uint32."""
+    return np.uint32((np.uint64(word) * np.uint64(n)) >> _SHIFT)
+
+
+@device
+def prefix(tid, T, scan, value):
+    """Inclusive sum of int64 values over the threads, and their total; `scan` holds 2 T values."""
+    scan[np.uint32(tid)] = value
+    cuda.syncthreads()
+    source = np.int32(0)
+    offset = np.int32(1)
+    while offset < T:
+        summed = scan[np.uint32(source + tid)]
+        if tid >= offset:
+            summed += scan[np.uint32(source + tid - offset)]
+        source = np.int32(T - source)
+        scan[np.uint32(source + tid)] = summed
+        offset = np.int32(2 * offset)
+        cuda.syncthreads()
+    inclusive, total = scan[np.uint32(source + tid)], scan[np.uint32(source + T - 1)]
+    cuda.syncthreads()
+    return inclusive, total
+
+
+@device
+def zero(tid, T, n, values):
+    """Set the first n values to 0."""
+    i = np.int64(tid)
+    while i < n:
+        values[np.uint64(i)] = 0
+        i += T
+
+
+@device
+def lanes_per_spike(count, warps):
+    """How many warps (a power of two, as its exponent) share the row of one spike."""
+    bits = np.int32(0)
+    while (count << np.int32(bits + 1)) <= warps:
+        bits = np.int32(bits + 1)
+    return bits
+
+
+@device
+def deliver(tid, T, indptr, base, targets, weight, spikes, capacity, start, count, variable):
+    """Add `weight` to the variable of every target of `count` spikes, which begin at `start` of a circular list."""
+    bits = lanes_per_spike(count, T >> LANE_BITS)
+    group = np.int32(tid >> np.int32(LANE_BITS + bits))
+    groups = np.int32(T >> np.int32(LANE_BITS + bits))
+    width = np.int32(LANES << bits)
+    lane = np.int32(tid & np.int32(width - 1))
+    while group < count:
+        place = np.int32(start + group)
+        if place >= capacity:
+            place = np.int32(place - capacity)
+        row = np.int32(base + spikes[np.uint32(place)])
+        k = np.int32(indptr[np.uint32(row)] + lane)
+        stop = indptr[np.uint32(row + 1)]
+        while k < stop:
+            cuda.atomic.add(variable, np.uint32(targets[np.uint32(k)]), weight)
+            k = np.int32(k + width)
+        group = np.int32(group + groups)
+
+
+@device
+def deliver_masked(tid, T, indptr, base, targets, weight, spikes, capacity, start, count, variable, until, step):
+    """As `deliver`, to neurons that are not refractory."""
+    bits = lanes_per_spike(count, T >> LANE_BITS)
+    group = np.int32(tid >> np.int32(LANE_BITS + bits))
+    groups = np.int32(T >> np.int32(LANE_BITS + bits))
+    width = np.int32(LANES << bits)
+    lane = np.int32(tid & np.int32(width - 1))
+    while group < count:
+        place = np.int32(start + group)
+        if place >= capacity:
+            place = np.int32(place - capacity)
+        row = np.int32(base + spikes[np.uint32(place)])
+        k = np.int32(indptr[np.uint32(row)] + lane)
+        stop = indptr[np.uint32(row + 1)]
+        while k < stop:
+            j = np.uint32(targets[np.uint32(k)])
+            if until[j] <= step:
+                cuda.atomic.add(variable, j, weight)
+            k = np.int32(k + width)
+        group = np.int32(group + groups)
+
+
+@device
+def draw_count(word, first, thresholds, table, length, guide):
+    """A count from its tabulated distribution: the number of thresholds at or below a random word."""
+    k = guide[np.uint32(word >> np.uint32(24))]
+    while k < length and thresholds[np.uint32(table + k)] <= word:
+        k += 1
+    return np.int32(first + k)
+
+
+@device
+def ensure(tid, T, position, filled, words, k0, k1, stream):
+    """Fill the next run of words where `position` is beyond the buffer; returns how far it is filled."""
+    if position >= filled:
+        cuda.syncthreads()
+        fill(tid, T, words, filled, k0, k1, stream)
+        filled += WORDS
+        cuda.syncthreads()
+    return filled
+
+
+@device
+def poisson_events(tid, T, start, events, filled, driven, weight, variable, until, step, masked, words, k0, k1, stream):
+    """The events of one step on a whole population, a uniform target each; returns how far words are filled."""
+    stop = start + events
+    while start < stop:
+        filled = ensure(tid, T, start, filled, words, k0, k1, stream)
+        upto = min(stop, filled)
+        p = start + tid
+        while p < upto:
+            j = scaled(words[np.uint32(p & RING)], driven)
+            if not masked or until[j] <= step:
+                cuda.atomic.add(variable, j, weight)
+            p += T
+        start = upto
+    return filled
+
+
+@device
+def poisson_counts(tid, T, start, filled, first, thresholds, table, length, guide, driven, weight, variable, until,
+                   step, masked, words, k0, k1, stream):  # fmt: skip
+    """A count per driven neuron; returns how far words are filled."""
+    begin, stop = start, start + driven
+    while start < stop:
+        filled = ensure(tid, T, start, filled, words, k0, k1, stream)
+        upto = min(stop, filled)
+        p = start + tid
+        while p < upto:
+            j = np.uint32(p - begin)
+            events = draw_count(words[np.uint32(p & RING)], first, thresholds, table, length, guide)
+            if not masked or until[j] <= step:
+                variable[j] += weight * events
+            p += T
+        start = upto
+    return filled
+
+
+@device
+def note_intervals(tid, T, spikes, capacity, start, count, step, offset, last, number, total, squared):
+    """Update interval moments (in steps; exact integers) of the neurons that spiked."""
+    s = np.int32(tid)
+    while s < count:
+        place = np.int32(start + s)
+        if place >= capacity:
+            place = np.int32(place - capacity)
+        i = np.uint32(offset + spikes[np.uint32(place)])
+        before = last[i]
+        if before >= 0:
+            interval = np.int32(step - before)
+            total[i] += interval
+            squared[i] += np.int64(interval) * np.int64(interval)
+        last[i] = step
+        number[i] += 1
+        s = np.int32(s + T)
+
+
+@device
+def note_spikes(tid, T, spikes, capacity, start, count, step, offset, slots, kept, control):
+    """Append the spikes of recorded cells as cell * 2**32 + step; those beyond the buffer are only counted."""
+    s = np.int32(tid)
+    while s < count:
+        place = np.int32(start + s)
+        if place >= capacity:
+            place = np.int32(place - capacity)
+        slot = slots[np.uint32(offset + spikes[np.uint32(place)])]
+        if slot >= 0:
+            entry = cuda.atomic.add(control, KEPT, 1)
+            if entry < len(kept):
+                kept[np.uint32(entry)] = (np.int64(slot) << 32) + np.int64(step)
+        s = np.int32(s + T)
+
+
+@device
+def any_not_finite(tid, T, n, values):
+    """Whether this thread sees a value that is not finite."""
+    bad = np.int32(0)
+    i = np.int32(tid)
+    while i < n:
+        if not math.isfinite(values[np.uint32(i)]):
+            bad = np.int32(1)
+        i = np.int32(i + T)
+    return bad

@@ -1,0 +1,369 @@
+"""Source text of one time step of a CUDA kernel, phase by phase, and of what ends a simulation."""
+
+from collections import Counter
+
+from sbi_circuits.engines import cuda_columns as at
+from sbi_circuits.engines.cuda_columns import Columns, is_ordered
+from sbi_circuits.engines.cuda_links import emission, summed
+
+_POISSON_STREAM = 1
+_SYNC = "            cuda.syncthreads()"
+
+
+class Phases:
+    """Prints the phases of a step of one circuit.
+
+    Args:
+        columns: the circuit and its translations.
+        single: precision of the state.
+    """
+
+    def __init__(self, columns: Columns, single: bool):
+        self.columns, self.single = columns, single
+        self.circuit, self.parts, self.links = columns.circuit, columns.parts, columns.links
+        self.spiking = [k for k, part in enumerate(self.parts) if part.threshold]
+
+    def functions(self) -> list[str]:
+        """Functions of the couplings."""
+        first = self.columns.link_invariant
+        emissions = [emission(j, link, first(j), self.single) for j, link in self.links.items() if link.update]
+        return emissions + [
+            summed(j, e, link, first(j), self.single) for j, link in self.links.items() for e in range(len(link.summed))
+        ]
+
+    def step(self) -> list[str]:
+        """One time step."""
+        return [
+            "            now32 = np.int32(step)",
+            "            t = real(step * dt)",
+            *self._shared_inputs(),
+            *self._before(),
+            *self._updates(),
+            *self._plan_poisson(),
+            _SYNC,
+            *(f"            count_{k} = rings[np.uint32({k} * depth + now)]" for k in self.spiking),
+            *self._emissions(),
+            *self._rounds(),
+            *self._resets(),
+            *self._stop(),
+        ]
+
+    def _state(self, k: int) -> str:
+        part = self.parts[k]
+        return "".join([*(f", a{k}_{v}" for v in part.variables), *(f", x{k}_{n}" for n in part.shared)])
+
+    def _shared_inputs(self) -> list[str]:
+        lines = []
+        for k, part in enumerate(self.parts):
+            for n, name in enumerate(part.shared):
+                row, index = self.columns.shared_row(k) + n, f"next{k}_{name}"
+                lines += [
+                    f"            while {index} < step_at.shape[2] and step_at[sim, {row}, {index}] <= step:",
+                    f"                x{k}_{name} = step_value[sim, {row}, {index}]",
+                    f"                {index} = np.int32({index} + 1)",
+                ]
+        return lines
+
+    def _before(self) -> list[str]:
+        """Sums over synapses, then the step's noise, which the update reads."""
+        lines = []
+        for j, link in self.links.items():
+            source, target = self.columns.position(link.source), self.columns.position(link.target)
+            column = self.columns.projection(j, at.SUM_AT)
+            for e, (variable, _) in enumerate(link.summed):
+                arrays = [f"a{source}_{n}" for n in link.pre] + [f"a{target}_{n}" for n in link.post]
+                lines += [
+                    f"            if P[{column}] >= 0:",
+                    f"                sum_{j}_{e}(tid, T, n_{target}, given_indptr, P[{column}], given_targets, "
+                    f"given_weights, a{target}_{variable}, {', '.join(arrays)}, R)",
+                    "                cuda.syncthreads()",
+                ]
+        fill = "normals_single" if self.single else "normals_double"
+        noise = [
+            f"            {fill}(tid, T, z{k}_{z}, n_{k}, {self.columns.noise_number(k) + row}, step, key_0, key_1)"
+            for k, part in enumerate(self.parts)
+            for row, z in enumerate(part.noise)
+        ]
+        return [*lines, *noise, *([_SYNC] if noise else [])]
+
+    def _updates(self) -> list[str]:
+        lines = []
+        for k, part in enumerate(self.parts):
+            place = f"np.uint32({k} * depth + now)"
+            varies = self.circuit.populations[k].refractory_varies
+            hold = f"P[{self.columns.population(k, at.HOLD)}]"
+            hold = f"holds[sim, cells_{k} : cells_{k} + n_{k}]" if varies else hold
+            noise = "".join(f", z{k}_{z}" for z in part.noise)
+            lines += [
+                f"            head_{k} = starts[{place}]",
+                f"            first = np.int32(tid - P[{self.columns.population(k, at.TURN)}])",
+                "            if first < 0:",
+                "                first = np.int32(first + T)",
+                f"            update_{k}(first, T, n_{k}{self._state(k)}{noise}, until_{k}, spikes_{k}, capacity_{k}, "
+                f"head_{k}, rings, {place}, now32, {hold}, t, R)",
+            ]
+        return lines
+
+    def first_words(self) -> list[str]:
+        """The first two runs of random words for Poisson inputs."""
+        if not self.columns.poisson:
+            return []
+        return [
+            f"        fill(tid, T, words, np.int64(0), key_0, key_1, {_POISSON_STREAM})",
+            f"        fill(tid, T, words, np.int64(1024), key_0, key_1, {_POISSON_STREAM})",
+            "        filled, position = np.int64(2048), np.int64(0)",
+        ]
+
+    def _plan_poisson(self) -> list[str]:
+        """How many events each input has: one thread looks them up while the others update."""
+        c = self.columns
+        if not c.poisson:
+            return []
+        lines = ["            if tid == T - 1:", "                at = position"]
+        for m in range(len(c.poisson)):
+            mode, first, table, length = (f"P[{c.input(m, w)}]" for w in (at.MODE, at.FIRST, at.TABLE, at.LENGTH))
+            lines += [
+                f"                if {mode} == 1:",
+                f"                    word = word_at(at, words, filled, key_0, key_1, {_POISSON_STREAM})",
+                f"                    events = draw_count(word, {first}, thresholds, {table}, {length}, "
+                f"guide[sim, {m}])",
+                f"                    control[{3 + m}] = events",
+                "                    at += 1 + events",
+                f"                elif {mode} == 2:",
+                f"                    at += P[{c.input(m, at.DRIVEN)}]",
+            ]
+        return [
+            *lines,
+            "            if filled - position <= 1024:",
+            f"                fill(tid, T, words, filled, key_0, key_1, {_POISSON_STREAM})",
+            "                filled += 1024",
+        ]
+
+    def _emissions(self) -> list[str]:
+        """Spikes sorted where their order shows, and synaptic variables of the sources that spiked."""
+        lines = [
+            f"            sort_spikes(tid, T, spikes_{k}, capacity_{k}, head_{k}, count_{k}, sorting_{k})"
+            for k in sorted(self.columns.sorted_populations & set(self.spiking))
+        ]
+        for j, link in self.links.items():
+            if link.update and (k := self.columns.position(link.source)) in self.spiking:
+                arrays = "".join(f", a{k}_{n}" for n in link.reads)
+                gains = "".join(f", gain{j}_{e}" for e in range(len(self.circuit.projections[j].effects)))
+                lines += [
+                    f"            if P[{self.columns.projection(j, at.PRESENT)}] == 1:",
+                    f"                emit_{j}(tid, T, spikes_{k}, capacity_{k}, head_{k}, count_{k}, n_{k}, "
+                    f"spiked_{j}, own_{j}{arrays}{gains}, step, P[{self.columns.projection(j, at.DELAY)}], dt, R)",
+                    "                cuda.syncthreads()",
+                ]
+        return lines
+
+    def _rounds(self) -> list[str]:
+        """Deliveries and Poisson inputs, a barrier after each round."""
+        uses: Counter[tuple[str, str]] = Counter()
+        rounds: dict[int, list[str]] = {}
+        for j, p in enumerate(self.circuit.projections):
+            if is_ordered(p):
+                number = max(uses[p.target, v] for v, _ in p.effects)
+                rounds.setdefault(number, []).extend(self._ordered(j))
+                uses.update({(p.target, v): number + 1 - uses[p.target, v] for v, _ in p.effects})
+                continue
+            for e, (variable, _) in enumerate(p.effects):
+                rounds.setdefault(uses[p.target, variable], []).extend(self._delivery(j, e, variable))
+                uses[p.target, variable] += 1
+        earliest = 0
+        for m, entry in enumerate(self.columns.poisson):
+            # Words are taken in the order of the inputs: an input must not come before the one listed before it.
+            earliest = max(earliest, uses[entry.target, entry.variable])
+            rounds.setdefault(earliest, []).extend(self._poisson(m))
+            uses[entry.target, entry.variable] = earliest + 1
+        # Without a round there is a barrier all the same: counts are read before their place is cleared below.
+        return [line for r in sorted(rounds) or [0] for line in [*rounds.get(r, []), _SYNC]]
+
+    def _delivery(self, j: int, effect: int, variable: str) -> list[str]:
+        p, c = self.circuit.projections[j], self.columns
+        source, target = c.position(p.source), c.position(p.target)
+        masked = variable in self.parts[target].held
+        arguments = (
+            f"tid, T, indptr, layout[{c.scratch(j, at.SCRATCH_ROWS)}], targets, R[np.uint32({c.weight(j, effect)})], "
+            f"spikes_{source}, capacity_{source}, starts[past], rings[past], a{target}_{variable}"
+        )
+        call = f"deliver_masked({arguments}, until_{target}, now32)" if masked else f"deliver({arguments})"
+        return [
+            f"            if P[{c.projection(j, at.PRESENT)}] == 1:",
+            f"                ago = np.int32(now - P[{c.projection(j, at.DELAY)}])",
+            "                if ago < 0:",
+            "                    ago = np.int32(ago + depth)",
+            f"                past = np.uint32({source} * depth + ago)",
+            "                if rings[past] > 0:",
+            f"                    {call}",
+        ]
+
+    def _ordered(self, j: int) -> list[str]:
+        """Spikes one after another, in the order of their sources: shortest delay first, effects in order."""
+        p, c = self.circuit.projections[j], self.columns
+        source, target = c.position(p.source), c.position(p.target)
+        lines = [
+            f"            for g in range(P[{c.projection(j, at.GROUPS)}]):",
+            f"                ago = np.int32(now - given_delays[P[{c.projection(j, at.DELAYS_AT)}] + g])",
+            "                if ago < 0:",
+            "                    ago = np.int32(ago + depth)",
+            f"                past = np.uint32({source} * depth + ago)",
+            "                if rings[past] > 0:",
+            f"                    row = P[{c.projection(j, at.ROWS_AT)}] + g * (n_{source} + 1)",
+        ]
+        for e, (variable, expression) in enumerate(p.effects):
+            masked = variable in self.parts[target].held
+            each = p.varies_by_synapse(expression)
+            gains = f"True, gain{j}_{e}" if p.has_state else "False, R"
+            arguments = (
+                f"tid, T, given_indptr, row, given_targets, R[np.uint32({c.weight(j, e)})], {each}, given_weights, "
+                f"{e}, {gains}, spikes_{source}, capacity_{source}, starts[past], rings[past], a{target}_{variable}"
+            )
+            call = f"deliver_each({arguments})"
+            if masked:
+                call = f"deliver_each_masked({arguments}, until_{target}, now32)"
+            lines.append(f"                    {call}")
+        return lines
+
+    def _poisson(self, m: int) -> list[str]:
+        c, entry = self.columns, self.columns.poisson[m]
+        target = c.position(entry.target)
+        masked = entry.variable in self.parts[target].held
+        mode, first, driven, table, length = (
+            f"P[{c.input(m, w)}]" for w in (at.MODE, at.FIRST, at.DRIVEN, at.TABLE, at.LENGTH)
+        )
+        variable = f"R[np.uint32({c.poisson_weight(m)})], a{target}_{entry.variable}, until_{target}, now32, {masked}"
+        random = f"words, key_0, key_1, {_POISSON_STREAM}"
+        return [
+            f"            if {mode} == 1:",
+            f"                filled = poisson_events(tid, T, position + 1, control[{3 + m}], filled, {driven}, "
+            f"{variable}, {random})",
+            f"                position += 1 + control[{3 + m}]",
+            f"            elif {mode} == 2:",
+            f"                filled = poisson_counts(tid, T, position, filled, {first}, thresholds, {table}, "
+            f"{length}, guide[sim, {m}], {driven}, {variable}, {random})",
+            f"                position += {driven}",
+        ]
+
+    def _resets(self) -> list[str]:
+        lines = [
+            "            ahead = np.int32(now + 1)",
+            "            if ahead == depth:",
+            "                ahead = np.int32(0)",
+        ]
+        for k in self.spiking:
+            spikes = f"spikes_{k}, capacity_{k}, head_{k}, count_{k}"
+            lines += [
+                f"            if count_{k} > 0:",
+                f"                reset_{k}(tid, T, {spikes}{self._state(k)}, t, R)",
+                "                if step >= warmup:",
+                "                    if keep & 2:",
+                f"                        note_intervals(tid, T, {spikes}, now32, cells_{k}, last, number[sim], "
+                "sums[sim], squares[sim])",
+                "                    if keep & 4:",
+                f"                        note_spikes(tid, T, {spikes}, now32, cells_{k}, slots[sim], spikes_kept, "
+                "control)",
+            ]
+        lines += self._counts()
+        if self.spiking:
+            lines.append("            if tid == 0:")
+        for k in self.spiking:
+            lines += [
+                f"                after = np.int32(head_{k} + count_{k})",
+                f"                starts[np.uint32({k} * depth + ahead)] = np.int32(after - capacity_{k}) "
+                f"if after >= capacity_{k} else after",
+                f"                rings[np.uint32({k} * depth + ahead)] = 0",
+            ]
+        return [*lines, "            now = ahead", _SYNC]
+
+    def _counts(self) -> list[str]:
+        """One thread sums a bin in registers and stores it when the next one begins."""
+        if not self.spiking:
+            return []
+        return [
+            "            if keep & 1 and step >= warmup:",
+            "                number_of_bin = np.int64((step - warmup) * bins_per_step + 1e-6)",
+            "                if number_of_bin != bin_of_counts:",
+            "                    if tid == 0 and bin_of_counts >= 0:",
+            *(f"                        counts[sim, {k}, bin_of_counts] = held_{k}" for k in self.spiking),
+            *(f"                    held_{k} = np.int32(0)" for k in self.spiking),
+            "                    bin_of_counts = number_of_bin",
+            *(f"                held_{k} = np.int32(held_{k} + count_{k})" for k in self.spiking),
+        ]
+
+    def _finite(self) -> str:
+        checks = [f"any_not_finite(tid, T, n_{k}, a{k}_{v})" for k, p in enumerate(self.parts) for v in p.variables]
+        return f"cuda.syncthreads_or({' | '.join(checks)})"
+
+    def _stop(self) -> list[str]:
+        stop = self.circuit.early_stop
+        if stop is None:
+            return []
+        k = self.columns.position(stop.population)
+        scale, silent, saturated = (f"levels[sim, {n}]" for n in (at.RULE_SCALE, at.RULE_SILENT, at.RULE_SATURATED))
+        return [
+            f"            if P[{at.RULE_START}] <= step and step < P[{at.RULE_STOP}]:",
+            f"                window += count_{k}",
+            f"            if step + 1 == P[{at.RULE_STOP}]:",
+            f"                load = {scale} * window",
+            f"                if {self._finite()}:",
+            "                    code = np.int32(3)",
+            f"                elif load <= {silent}:",
+            "                    code = np.int32(1)",
+            f"                elif load >= {saturated}:",
+            "                    code = np.int32(2)",
+            "                if code != 0:",
+            "                    break",
+        ]
+
+    def end(self) -> list[str]:
+        """The last bin, the outcome, and the spikes that leave the chip."""
+        last = [f"                counts[sim, {k}, bin_of_counts] = held_{k}" for k in self.spiking]
+        return [
+            f"        if code != 4 and {self._finite()}:",
+            "            code = np.int32(3)",
+            "        if tid == 0:",
+            *(["            if bin_of_counts >= 0:", *last] if last else []),
+            "            status[sim, 0] = code",
+            "            status[sim, 1] = control[1]",
+            "            status[sim, 2] = lacking",
+            "            status[sim, 3] = 0",
+            "            if code == 0 and control[1] <= len(spikes_kept):",
+            "                status[sim, 3] = cuda.atomic.add(queue, 1, np.int64(control[1]))",
+            "        cuda.syncthreads()",
+            "        if code == 0 and control[1] <= len(spikes_kept):",
+            "            begin = status[sim, 3]",
+            "            for s in range(tid, control[1], T):",
+            "                if begin + s < len(kept):",
+            "                    kept[begin + s] = spikes_kept[s]",
+        ]
+
+    def views(self) -> list[str]:
+        """Synaptic variables of the projections that have them, in the memory of the state."""
+        c, lines = self.columns, []
+        for j, link in self.links.items():
+            if link.update:
+                k = c.position(link.source)
+                own, gain, last = (f"P[{c.projection(j, w)}]" for w in (at.OWN_AT, at.GAIN_AT, at.LAST_AT))
+                lines += [
+                    f"        own_{j} = large_real[{own} : {own} + {len(link.variables)} * n_{k}]",
+                    f"        spiked_{j} = large_int[{last} : {last} + n_{k}]",
+                ]
+                for e in range(len(self.circuit.projections[j].effects)):
+                    begin = f"{gain} + {e} * capacity_{k}"
+                    lines.append(f"        gain{j}_{e} = large_real[{begin} : {begin} + capacity_{k}]")
+        return lines
+
+    def link_starts(self) -> list[str]:
+        """Where synaptic variables start."""
+        c, lines = self.columns, []
+        for j, link in self.links.items():
+            if link.update:
+                k = c.position(link.source)
+                lines.append(f"        for i in range(tid, n_{k}, T):")
+                lines += [
+                    f"            own_{j}[{row} * n_{k} + i] = R[{c.own_start(j) + row}]"
+                    for row in range(len(link.variables))
+                ]
+                lines.append(f"            spiked_{j}[i] = -P[{c.projection(j, at.DELAY)}]")
+        return lines

@@ -1,0 +1,46 @@
+"""The engine kernel[cuda]: `cuda_checks.py` in numba's simulator, and on the device where there is one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sbi_circuits.engines import default_engine, get_engine
+from sbi_circuits.errors import SbiCircuitsError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_checks(simulated: bool, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the checks in a process of their own: numba chooses the simulator when it is imported."""
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1" if simulated else "0"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-x",
+               str(ROOT / "tests" / "cuda_checks.py"), *arguments]  # fmt: skip
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_the_checks_pass_in_the_simulator() -> None:
+    done = run_checks(simulated=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.gpu
+def test_the_checks_pass_on_a_device() -> None:
+    done = run_checks(simulated=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.gpu
+def test_auto_is_the_device() -> None:
+    assert default_engine() == get_engine("auto").name == "kernel[cuda]"
+
+
+def test_what_is_missing_is_named() -> None:
+    """Without a device the error names the extra or the other engine; with one there is nothing to say."""
+    try:
+        get_engine("kernel[cuda]")
+    except SbiCircuitsError as error:
+        assert "pip install 'sbi-circuits[cuda]'" in str(error) or "kernel[numba]" in str(error)
+        assert default_engine() == "kernel[numba]"
