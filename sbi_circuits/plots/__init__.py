@@ -1,5 +1,13 @@
 """Figures, light and for print: each function returns a `matplotlib.figure.Figure` of its own."""
 
+from sbi_circuits.plots.calibration import (
+    local_plot,
+    pattern_plot,
+    predictive_plot,
+    rank_plot,
+    reach_plot,
+    tarp_plot,
+)
 from sbi_circuits.plots.comparison import feature_comparison
 from sbi_circuits.plots.configurations import marginals, pair
 from sbi_circuits.plots.rasters import raster
@@ -7,6 +15,6 @@ from sbi_circuits.plots.style import save, unit_text
 from sbi_circuits.plots.training import coverage_plot, training_curve
 
 __all__ = [
-    "coverage_plot", "feature_comparison", "marginals", "pair", "raster", "save", "training_curve",
-    "unit_text",
+    "coverage_plot", "feature_comparison", "local_plot", "marginals", "pair", "pattern_plot", "predictive_plot",
+    "rank_plot", "raster", "reach_plot", "save", "tarp_plot", "training_curve", "unit_text",
 ]  # fmt: skip
