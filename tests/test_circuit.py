@@ -32,6 +32,7 @@ from sbi_circuits.engines.setup import prepare
 from sbi_circuits.errors import CircuitError, PriorError, SbiCircuitsError, UnknownNameError
 from sbi_circuits.prior import Parameter, Prior
 
+SHIPPED = ("adex_clustered", "brunel", "hodgkin_huxley", "izhikevich", "lif_stp")
 PRIOR = Prior((Parameter("tau", "ms", 1, 100), Parameter("p", "1", 0, 1)))
 EQUATIONS = "dv/dt = (I - v)/tau : volt (unless refractory)"
 
@@ -238,6 +239,9 @@ def test_bad_input_gets_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("adex_clustered", "18efbb4104ecfd4441f3d6d3bfde09256bfcf813f3ffd762c7ee89a1386da5a1"),
         ("brunel", "dbe0c29aa1318a734793f69d316b029c28eb1a69a5f530fd0f7fcb99b7168a42"),
+        ("hodgkin_huxley", "33958c6657dead994868545f8c0a12b7078e256dfda9026946f758cbd4f928ce"),
+        ("izhikevich", "b44579c31965d5ddcdb8f3a189a1891f0b9904a27cda6f6dfd19f737cf224b3c"),
+        ("lif_stp", "2b3809620475860b4cc14c7aa7f32b636f047511ddb82edf37c489204db0420f"),
     ],
 )
 def test_digests_are_stable(name: str, digest: str) -> None:
@@ -276,15 +280,16 @@ def test_circuits_are_hashable_values() -> None:
 
 def test_the_registry_lists_what_is_installed_and_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuits, "_REGISTERED", {})
-    assert {"adex_clustered", "brunel"} <= set(list_circuits())
+    assert set(SHIPPED) <= set(list_circuits())
     assert register(build()) == get_circuit("toy")
     assert "toy" in list_circuits()
     assert get_circuit("brunel") is get_circuit("brunel")
 
 
 def test_the_prior_of_a_circuit_fits_it() -> None:
-    for name in ("adex_clustered", "brunel"):
+    for name in SHIPPED:
         circuit = get_circuit(name)
+        assert circuit.title and circuit.source and circuit.early_stop
         assert circuit.prior.contains(circuit.default_theta())
         assert set(dict(circuit.defaults)) == set(circuit.prior.names)
 

@@ -18,7 +18,9 @@ def exprel_single(x):  # type: ignore[no-untyped-def]
     """(exp(x) - 1)/x of a float32, 1 at 0; relative error below 6e-7. No branch, so that it vectorises."""
     near = abs(x) < _NEAR
     series = ((((((_T7 * x + _T6) * x + _T5) * x + _T4) * x + _T3) * x + _T2) * x + _T1) * x + _ONE
-    return series if near else (exp_single(x) - _ONE) / (_ONE if near else x)
+    # Computed before the choice: within it, it would be a branch.
+    elsewhere = (exp_single(x) - _ONE) / (_ONE if near else x)
+    return series if near else elsewhere
 
 
 @njit(cache=True, inline="always")
