@@ -15,7 +15,7 @@ import pytest
 from numba import cuda as numba_cuda
 
 from sbi_circuits.circuit import Circuit, EarlyStop, Explicit, PoissonInput, Population, Projection, Record
-from sbi_circuits.engines import Protocol, Simulation, cuda_batch, kernel_cuda
+from sbi_circuits.engines import Protocol, Simulation, cuda_batch, cuda_prepare, kernel_cuda
 from sbi_circuits.engines.base import Engine
 from sbi_circuits.engines.cuda_device import SIMULATED, exp_single, exprel_single, sign_single, trunc_single
 from sbi_circuits.engines.cuda_parts import fill, word_at
@@ -190,8 +190,8 @@ def test_spikes_that_do_not_fit_are_simulated_again(monkeypatch: pytest.MonkeyPa
 
 
 def test_synapses_that_do_not_fit_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    bound = cuda_batch.synapse_bound
-    monkeypatch.setattr(cuda_batch, "synapse_bound", lambda *a: 0.2 * bound(*a))
+    bound = cuda_prepare.synapse_bound
+    monkeypatch.setattr(cuda_prepare, "synapse_bound", lambda *a: 0.2 * bound(*a))
     expected = run(NumbaEngine("double"), noisy(), 0.01).recording
     assert equal(run(CudaEngine("double"), noisy(), 0.01).recording, expected)
 

@@ -7,24 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from sbi_circuits.circuit import AllToAll, Circuit, FixedIndegree, FixedTotal, Independent, OneToOne, Projection
+from sbi_circuits.circuit import FixedIndegree, FixedTotal
 from sbi_circuits.engines import cuda_columns as at
 from sbi_circuits.engines.base import Protocol
 from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_device import LANES
 from sbi_circuits.engines.cuda_memory import Given, Memory
-from sbi_circuits.engines.kernel_numba import _poisson_table as poisson_table
-from sbi_circuits.engines.setup import Setup, timestep
-from sbi_circuits.engines.synapses import Synapses
-from sbi_circuits.engines.wiring import wiring_number
-from sbi_circuits.errors import CircuitError
+from sbi_circuits.engines.cuda_prepare import Prepared
+from sbi_circuits.engines.setup import Setup
 from sbi_circuits.recording import COUNT_BIN
-from sbi_circuits.units import evaluate
 
 # Bits of `keep`.
 KEEP_COUNTS, KEEP_MOMENTS, KEEP_SPIKES = 1, 2, 4
 _NEVER = np.iinfo(np.int32).max
-_LARGEST_POPULATION = 2**16 - 1
 _EXPECTED_RATE = 20.0  # Hz of a recorded cell, for the first guess at how many spikes there will be
 
 
@@ -43,7 +38,7 @@ class Batch:
 
     Args:
         columns: where each number stands.
-        setups: one per simulation, without the synapses that the device draws.
+        prepared: one per simulation.
         protocol: of all of them.
         real: NumPy type of the state.
         threads: of a block, a power of two.
@@ -52,7 +47,7 @@ class Batch:
     """
 
     columns: Columns
-    setups: Sequence[Setup]
+    prepared: Sequence[Prepared]
     protocol: Protocol
     real: Any
     threads: int
@@ -60,7 +55,11 @@ class Batch:
     shared_limit: int
 
     def __len__(self) -> int:
-        return len(self.setups)
+        return len(self.prepared)
+
+    @cached_property
+    def setups(self) -> list[Setup]:
+        return [p.setup for p in self.prepared]
 
     @property
     def keep(self) -> int:
@@ -104,12 +103,8 @@ class Batch:
     @cached_property
     def rooms(self) -> np.ndarray:
         """(projections,) room for synapses in a block's scratch memory."""
-        bounds = [[synapse_bound(self.columns.circuit.projections[s.number], s, setup) for s in setup.synapses]
-                  for setup in self.setups]  # fmt: skip
-        rooms = np.zeros(len(self.columns.circuit.projections), dtype=np.int64)
-        for setup, row in zip(self.setups, bounds, strict=True):
-            for s, bound in zip(setup.synapses, row, strict=True):
-                rooms[s.number] = max(rooms[s.number], int(bound * self.room.synapses) + 1)
+        largest = np.max([p.bounds for p in self.prepared], axis=0)
+        rooms: np.ndarray = np.where(largest > 0, largest * self.room.synapses + 1, 0).astype(np.int64)
         return rooms
 
     @cached_property
@@ -123,7 +118,8 @@ class Batch:
         thresholds, guide, _ = self._tables
         step_at, step_value = self._shared_inputs()
         return {
-            "layout": self._layout(), "plan": self._plan(), "levels": self._levels(), "reals": self._reals(),
+            "layout": self._layout(), "plan": self._plan(), "levels": np.stack([p.levels for p in self.prepared]),
+            "reals": np.stack([p.reals for p in self.prepared]),
             "initial": self._initial(), "labels": self._labels(), "slots": self._slots(), "holds": self._holds(),
             "step_at": step_at, "step_value": step_value, "thresholds": thresholds, "guide": guide,
             **self.given.arrays(),
@@ -150,7 +146,7 @@ class Batch:
         for b, setup in enumerate(self.setups):
             row = plan[b]
             row[[at.STEPS, at.WARMUP]] = setup.steps, setup.warmup_steps
-            row[[at.RULE_START, at.RULE_STOP]] = self._rule(setup)[0]
+            row[[at.RULE_START, at.RULE_STOP]] = self.prepared[b].rule
             row[[at.KEY_0, at.KEY_1]] = np.array(setup.keys, dtype=np.uint32).view(np.int32)
             turn = 0
             for k, cells in enumerate(setup.cells):
@@ -166,54 +162,6 @@ class Batch:
             for m in range(len(setup.poisson)):
                 row[c.input(m, 0) : c.input(m, at.PER_INPUT)] = self._tables[2][b][m]
         return plan
-
-    def _rule(self, setup: Setup) -> tuple[tuple[int, int], tuple[float, float, float]]:
-        """Early stop: steps of its window; what a spike in it adds to the load, and the two levels."""
-        stop = self.columns.circuit.early_stop
-        if stop is None or not self.protocol.early_stop or setup.steps < timestep(stop.stop, setup.dt):
-            return (-1, -1), (0.0, 0.0, 0.0)
-        size = setup.cells[self.columns.position(stop.population)].size
-        scale = float(evaluate(stop.refractory, setup.values)) / (size * (stop.stop - stop.start))
-        window = timestep(stop.start, setup.dt), timestep(stop.stop, setup.dt)
-        return window, (scale, stop.silent, stop.saturated)
-
-    def _levels(self) -> np.ndarray:
-        levels = np.zeros((len(self), self.columns.levels))
-        for b, setup in enumerate(self.setups):
-            levels[b, : at.FIRST_WIRING] = self._rule(setup)[1]
-            for s in setup.synapses:
-                projection = self.columns.circuit.projections[s.number]
-                levels[b, at.FIRST_WIRING + s.number] = wiring_number(projection, setup.values, sizes_of(setup))
-        return levels
-
-    def _reals(self) -> np.ndarray:
-        c = self.columns
-        reals = np.zeros((len(self), c.reals), dtype=self.real)
-        for b, setup in enumerate(self.setups):
-            for k, (cells, part) in enumerate(zip(setup.cells, c.parts, strict=True)):
-                known = {**cells.constants, "dt": setup.dt, "N": cells.size}
-                with np.errstate(all="ignore"):
-                    values = [float(evaluate(e, known)) for e in part.invariants]
-                reals[b, c.invariant(k) : c.invariant(k) + len(values)] = values
-            for s in setup.synapses:
-                self._link_reals(reals[b], setup, s)
-            for m, entry in enumerate(setup.poisson):
-                reals[b, c.poisson_weight(m)] = entry.weight
-        return reals
-
-    def _link_reals(self, row: np.ndarray, setup: Setup, s: Synapses) -> None:
-        """What a spike adds where synapses do not differ, and the numbers of a coupling."""
-        c, link = self.columns, self.columns.links.get(s.number)
-        for e, increment in enumerate(s.increments):
-            row[c.weight(s.number, e)] = 1.0 if np.ndim(increment) else increment
-        if link is None:
-            return
-        known = {**setup.values, "dt": setup.dt} | ({} if link.random_weight else {"weight": s.weight})
-        with np.errstate(all="ignore"):
-            values = [float(evaluate(e, known)) for e in link.invariants]
-        row[c.link_invariant(s.number) : c.link_invariant(s.number) + len(values)] = values
-        for n, variable in enumerate(link.variables):
-            row[c.own_start(s.number) + n] = s.initial.get(variable, 0.0)
 
     def _holds(self) -> np.ndarray:
         """Steps from a spike to the first that can follow, of each cell, where cells differ."""
@@ -276,10 +224,10 @@ class Batch:
         guide = np.zeros((len(self), max(len(self.columns.poisson), 1), 256), dtype=np.int32)
         tables, length = [], 0
         rows: list[list[tuple[int, ...]]] = [[] for _ in self.setups]
-        for b, setup in enumerate(self.setups):
-            for m, entry in enumerate(setup.poisson):
-                thresholds, guide[b, m], (first, driven, mode) = poisson_table(entry, setup.dt)
-                rows[b].append((first, driven, mode, length, len(thresholds)))
+        for b, prepared in enumerate(self.prepared):
+            for m, table in enumerate(prepared.poisson):
+                thresholds, guide[b, m], numbers = table
+                rows[b].append((*numbers, length, len(thresholds)))
                 tables.append(thresholds)
                 length += len(thresholds)
         return np.concatenate([*tables, np.zeros(1, dtype=np.uint32)]), guide, rows
@@ -320,40 +268,3 @@ def first_room(protocol: Protocol, cells: int, simulations: int) -> Room:
     recorded = cells if wanted < 0 else min(wanted, cells)
     spikes = int(recorded * protocol.duration * _EXPECTED_RATE) + (64 if recorded else 0)
     return Room(spikes, spikes * simulations)
-
-
-def sizes_of(setup: Setup) -> dict[str, int]:
-    """Population -> neurons."""
-    return {c.population.name: c.size for c in setup.cells}
-
-
-def synapse_bound(projection: Projection, synapses: Synapses, setup: Setup) -> float:
-    """More synapses than a projection can have, or than it has save once in 1e14 draws."""
-    sizes = sizes_of(setup)
-    sources, targets = sizes[projection.source], sizes[projection.target]
-    pairs = sources * targets
-    number = wiring_number(projection, setup.values, sizes)
-    match projection.wiring:
-        case Independent():
-            return min(number * pairs + 8.0 * (number * (1 - number) * pairs) ** 0.5 + 64, pairs)
-        case FixedTotal():
-            return min(number * pairs + 1, pairs)
-        case FixedIndegree():
-            return number * targets
-        case AllToAll():
-            return pairs
-        case OneToOne():
-            return sources
-    return len(synapses.targets)
-
-
-def check_setup(circuit: Circuit, setup: Setup) -> None:
-    """Raises `CircuitError` for numbers that cannot be, before a batch is made of many setups."""
-    for cells in setup.cells:
-        if cells.size > _LARGEST_POPULATION:
-            raise CircuitError(f"population {cells.population.name}: {cells.size} neurons; engine kernel[cuda] takes "
-                               f"at most {_LARGEST_POPULATION}, engine kernel[numba] any number")  # fmt: skip
-    for s in setup.synapses:
-        wiring_number(circuit.projections[s.number], setup.values, sizes_of(setup))
-    for entry in setup.poisson:
-        poisson_table(entry, setup.dt)

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 from numba import cuda
 
 from sbi_circuits.circuit import Circuit
-from sbi_circuits.engines.base import Engine, Protocol, Simulation, failure
+from sbi_circuits.engines.base import Engine, Protocol, Simulation
 from sbi_circuits.engines.coupling import couplings
-from sbi_circuits.engines.cuda_batch import KEEP_COUNTS, KEEP_MOMENTS, Batch, Room, check_setup, first_room
+from sbi_circuits.engines.cuda_batch import KEEP_COUNTS, KEEP_MOMENTS, Batch, Room, first_room
 from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_device import LANES, SIMULATED, require_device
 from sbi_circuits.engines.cuda_launch import Slot, launch, resident_blocks, shared_memory_limit
+from sbi_circuits.engines.cuda_prepare import Prepared, prepare_all, prepare_one
 from sbi_circuits.engines.cuda_source import cuda_source
 from sbi_circuits.engines.kernel_numba import _STATUS, PRECISIONS, _import_source, _reason
-from sbi_circuits.engines.setup import Setup, prepare
 from sbi_circuits.engines.translate import translate
 from sbi_circuits.errors import UnknownNameError
 from sbi_circuits.recording import IntervalMoments, Outcome, PopulationCounts, Recording
@@ -34,6 +35,7 @@ from sbi_circuits.recording import IntervalMoments, Outcome, PopulationCounts, R
 _REGISTERS = 64  # per thread: then an SM of 65,536 registers holds 1024 threads
 _LACKING = 4  # code of a simulation whose synapses did not fit
 _SLOTS = 2
+_PIECE = 32  # simulations a worker prepares at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,7 @@ class CudaEngine(Engine):
         precision: "single" or "double".
         batch: simulations handed to the device together at most.
         threads: of a block, a power of two up to 1024; about an eighth of the neurons where None.
+        workers: processes that prepare simulations; 1 for this process.
 
     Raises:
         SbiCircuitsError: numba-cuda or a CUDA device is missing.
@@ -62,83 +65,83 @@ class CudaEngine(Engine):
     name = "kernel[cuda]"
     batch = 8 if SIMULATED else 2048
 
-    def __init__(self, precision: str = "single", batch: int | None = None, threads: int | None = None):
+    def __init__(
+        self, precision: str = "single", batch: int | None = None, threads: int | None = None, workers: int = 1
+    ):
         if precision not in PRECISIONS:
             raise UnknownNameError("precision", precision, PRECISIONS)
         require_device()
         self.single, self.real = precision == "single", np.float32 if precision == "single" else np.float64
-        self.batch, self.threads = batch or self.batch, threads
+        self.batch, self.threads, self.workers = batch or self.batch, threads, workers
         self._slots = [Slot() for _ in range(_SLOTS)]
 
     def run(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Simulation:
         """See `Engine.run`; a device is used well by `run_batch` only."""
-        setup = self._prepare(circuit, theta, protocol, seed, index)
-        (simulation,) = self._finish(self._launch(circuit, [setup], protocol, self._slots[0]), [index])
+        columns = columns_of(circuit, self.single)
+        prepared = prepare_one(columns, theta, protocol, seed, index, self.real)
+        (simulation,) = self._finish(self._launch(columns, [prepared], protocol, self._slots[0]))
         return simulation
 
     def run_batch(
         self, circuit: Circuit, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
     ) -> Iterator[Simulation]:
         """See `Engine.run_batch`; two batches are under way at a time."""
-        load_kernel(circuit, self.single, True)
-        under_way: deque[tuple[_UnderWay | None, list[int], dict[int, Simulation]]] = deque()
-        number = 0
-        for begin in range(0, len(indices), self.batch):
-            chosen = [int(i) for i in indices[begin : begin + self.batch]]
-            setups, failed = self._prepare_all(circuit, thetas[begin : begin + self.batch], protocol, seed, chosen)
-            slot = self._slots[number % _SLOTS]
-            started = self._launch(circuit, list(setups.values()), protocol, slot) if setups else None
-            under_way.append((started, chosen, failed))
-            number += 1
+        columns = columns_of(circuit, self.single)
+        under_way: deque[tuple[_UnderWay | None, list[Prepared | Simulation]]] = deque()
+        for number, found in enumerate(self._prepared(columns, thetas, protocol, seed, indices)):
+            ready = [p for p in found if isinstance(p, Prepared)]
+            started = self._launch(columns, ready, protocol, self._slots[number % _SLOTS]) if ready else None
+            under_way.append((started, found))
             if len(under_way) == _SLOTS:
                 yield from self._results(*under_way.popleft())
         while under_way:
             yield from self._results(*under_way.popleft())
 
-    def _prepare(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Setup:
-        setup = prepare(circuit, theta, protocol, seed, index, draw=False)
-        check_setup(circuit, setup)
-        return setup
+    def _prepared(self, columns: Columns, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
+                  ) -> Iterator[list[Prepared | Simulation]]:  # fmt: skip
+        """Batches of prepared simulations; where there are workers, they are some batches ahead."""
+        def pieces(begin: int, size: int) -> Iterator[tuple[Any, ...]]:
+            for a in range(begin, min(begin + self.batch, len(indices)), size):
+                b = min(a + size, begin + self.batch, len(indices))
+                yield columns, thetas[a:b], protocol, seed, [int(i) for i in indices[a:b]], self.real
 
-    def _prepare_all(self, circuit: Circuit, thetas: np.ndarray, protocol: Protocol, seed: int, indices: list[int]
-                     ) -> tuple[dict[int, Setup], dict[int, Simulation]]:  # fmt: skip
-        """Setups by index, and the outcomes of configurations that cannot be."""
-        setups, failed = {}, {}
-        for theta, index in zip(thetas, indices, strict=True):
-            began = time.perf_counter()
-            try:
-                setups[index] = self._prepare(circuit, theta, protocol, seed, index)
-            except Exception as error:
-                failed[index] = Simulation(index, failure(error), None, time.perf_counter() - began)
-        return setups, failed
+        begins = range(0, len(indices), self.batch)
+        if self.workers == 1:
+            yield from ([p for piece in pieces(a, self.batch) for p in prepare_all(*piece)] for a in begins)
+            return
+        executor = get_reusable_executor(max_workers=self.workers)
+        ahead: deque[list[Any]] = deque()
+        for begin in begins:
+            ahead.append([executor.submit(prepare_all, *piece) for piece in pieces(begin, _PIECE)])
+            if len(ahead) > _SLOTS:
+                yield [p for future in ahead.popleft() for p in future.result()]
+        while ahead:
+            yield [p for future in ahead.popleft() for p in future.result()]
 
-    def _results(
-        self, started: _UnderWay | None, indices: list[int], failed: dict[int, Simulation]
-    ) -> Iterator[Simulation]:
-        running = [i for i in indices if i not in failed]
-        found = iter(self._finish(started, running)) if started is not None else iter(())
-        for index in indices:
-            yield failed[index] if index in failed else next(found)
+    def _results(self, started: _UnderWay | None, found: list[Prepared | Simulation]) -> Iterator[Simulation]:
+        """Simulations in the order they were asked for."""
+        ran = iter(self._finish(started) if started is not None else ())
+        yield from (p if isinstance(p, Simulation) else next(ran) for p in found)
 
     def _launch(
-        self, circuit: Circuit, setups: list[Setup], protocol: Protocol, slot: Slot, room: Room | None = None
+        self, columns: Columns, prepared: list[Prepared], protocol: Protocol, slot: Slot, room: Room | None = None
     ) -> _UnderWay:
         began = time.perf_counter()
-        cells = max(s.total_cells for s in setups)
+        cells = max(p.setup.total_cells for p in prepared)
         batch = Batch(
-            columns=columns_of(circuit, self.single),
-            setups=setups,
+            columns=columns,
+            prepared=prepared,
             protocol=protocol,
             real=self.real,
             threads=self.threads or block_size(cells),
-            room=room or first_room(protocol, cells, len(setups)),
+            room=room or first_room(protocol, cells, len(prepared)),
             shared_limit=shared_memory_limit(),
         )
-        kernel = load_kernel(circuit, self.single, batch.memory.shared)
+        kernel = load_kernel(columns.circuit, self.single, batch.memory.shared)
         blocks = min(len(batch), resident_blocks(batch, _REGISTERS))
         return _UnderWay(batch, launch(kernel, batch, blocks, slot), slot, began)
 
-    def _finish(self, run: _UnderWay, indices: list[int]) -> list[Simulation]:
+    def _finish(self, run: _UnderWay) -> list[Simulation]:
         """Wait for a batch and read what it kept; simulations that did not fit are run again with more room."""
         slot, batch = run.slot, run.batch
         names = [n for n, bit in (("counts", KEEP_COUNTS), ("number", KEEP_MOMENTS), ("sums", KEEP_MOMENTS),
@@ -151,22 +154,19 @@ class CudaEngine(Engine):
         wall = (time.perf_counter() - run.began) / len(batch)
         again = [b for b in range(len(batch)) if _does_not_fit(kept["status"][b], batch.room)]
         # The host's buffers are used again by the next batch: a recording keeps copies.
-        found = {b: _simulation(batch, b, kept, indices[b], wall) for b in range(len(batch)) if b not in set(again)}
+        found = {b: _simulation(batch, b, kept, wall) for b in range(len(batch)) if b not in set(again)}
         if again:
-            found |= self._run_again(run, again, kept["status"], indices)
+            found |= self._run_again(run, again, kept["status"])
         return [found[b] for b in range(len(batch))]
 
-    def _run_again(
-        self, run: _UnderWay, chosen: list[int], status: np.ndarray, indices: list[int]
-    ) -> dict[int, Simulation]:
+    def _run_again(self, run: _UnderWay, chosen: list[int], status: np.ndarray) -> dict[int, Simulation]:
         batch = run.batch
         spikes = np.maximum(status[chosen, 1], 1)
         room = Room(int(max(spikes.max(), batch.room.spikes)), int(spikes.sum()), batch.room.synapses)
         if (status[chosen, 0] == _LACKING).any():
             room = replace(room, synapses=2 * room.synapses, pool=max(room.pool, room.spikes * len(chosen)))
-        setups = [batch.setups[b] for b in chosen]
-        again = self._launch(batch.columns.circuit, setups, batch.protocol, run.slot, room)
-        return dict(zip(chosen, self._finish(again, [indices[b] for b in chosen]), strict=True))
+        again = self._launch(batch.columns, [batch.prepared[b] for b in chosen], batch.protocol, run.slot, room)
+        return dict(zip(chosen, self._finish(again), strict=True))
 
 
 def _does_not_fit(status: np.ndarray, room: Room) -> bool:
@@ -174,10 +174,13 @@ def _does_not_fit(status: np.ndarray, room: Room) -> bool:
     return code == _LACKING or (code == 0 and (spikes > room.spikes or offset + spikes > room.pool))
 
 
-def _simulation(batch: Batch, b: int, kept: dict[str, np.ndarray], index: int, wall: float) -> Simulation:
+def _simulation(batch: Batch, b: int, kept: dict[str, np.ndarray], wall: float) -> Simulation:
+    """The result of one simulation; its wall time is its share of the batch's, and what preparing it took."""
+    prepared = batch.prepared[b]
     code = int(kept["status"][b, 0])
     outcome = Outcome(_STATUS[code], _reason(code, batch.columns.circuit))
-    return Simulation(index, outcome, _recording(batch, b, kept) if outcome.ok else None, wall)
+    recording = _recording(batch, b, kept) if outcome.ok else None
+    return Simulation(prepared.index, outcome, recording, wall + prepared.wall_s)
 
 
 def _recording(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> Recording:

@@ -1,0 +1,144 @@
+"""One simulation ready to join a batch: its numbers evaluated, in any process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from sbi_circuits.circuit import AllToAll, Circuit, FixedIndegree, FixedTotal, Independent, OneToOne, Projection
+from sbi_circuits.engines.base import Protocol, Simulation, failure
+from sbi_circuits.engines.cuda_columns import Columns
+from sbi_circuits.engines.kernel_numba import _poisson_table as poisson_table
+from sbi_circuits.engines.setup import Setup, prepare, timestep
+from sbi_circuits.engines.synapses import Synapses
+from sbi_circuits.engines.wiring import wiring_number
+from sbi_circuits.errors import CircuitError
+from sbi_circuits.units import evaluate
+
+_LARGEST_POPULATION = 2**16 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One simulation.
+
+    Args:
+        index: of the simulation.
+        setup: without the synapses that the device draws.
+        reals: (reals,) invariants and weights, in the precision of the state.
+        levels: (levels,) of the early-stop rule and the wiring.
+        rule: first step and end of the early-stop window; -1 for none.
+        poisson: of each Poisson input: thresholds, guide, (first count, driven neurons, mode).
+        bounds: (projections,) more synapses than each will have, save once in 1e14 draws.
+        wall_s: time this took.
+    """
+
+    index: int
+    setup: Setup
+    reals: np.ndarray
+    levels: np.ndarray
+    rule: tuple[int, int]
+    poisson: tuple[tuple[np.ndarray, np.ndarray, tuple[int, int, int]], ...]
+    bounds: np.ndarray
+    wall_s: float
+
+
+def prepare_all(columns: Columns, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int], real: Any
+                ) -> list[Prepared | Simulation]:  # fmt: skip
+    """Each simulation, or the failed outcome of a configuration that cannot be."""
+    found: list[Prepared | Simulation] = []
+    for theta, index in zip(thetas, indices, strict=True):
+        began = perf_counter()
+        try:
+            found.append(prepare_one(columns, theta, protocol, seed, index, real))
+        except Exception as error:
+            found.append(Simulation(index, failure(error), None, perf_counter() - began))
+    return found
+
+
+def prepare_one(columns: Columns, theta: np.ndarray, protocol: Protocol, seed: int, index: int, real: Any) -> Prepared:
+    """One simulation; raises `CircuitError` for numbers that cannot be."""
+    began, circuit = perf_counter(), columns.circuit
+    setup = prepare(circuit, theta, protocol, seed, index, draw=False)
+    for cells in setup.cells:
+        if cells.size > _LARGEST_POPULATION:
+            raise CircuitError(f"population {cells.population.name}: {cells.size} neurons; engine kernel[cuda] takes "
+                               f"at most {_LARGEST_POPULATION}, engine kernel[numba] any number")  # fmt: skip
+    sizes = {c.population.name: c.size for c in setup.cells}
+    rule, levels = _rule(circuit, setup, protocol)
+    wiring, bounds = np.zeros(len(circuit.projections)), np.zeros(len(circuit.projections))
+    for s in setup.synapses:
+        projection = circuit.projections[s.number]
+        wiring[s.number] = wiring_number(projection, setup.values, sizes)
+        bounds[s.number] = synapse_bound(projection, s, wiring[s.number], sizes)
+    return Prepared(
+        index=index,
+        setup=setup,
+        reals=_reals(columns, setup, real),
+        levels=np.concatenate([levels, wiring]),
+        rule=rule,
+        poisson=tuple(poisson_table(entry, setup.dt) for entry in setup.poisson),
+        bounds=bounds,
+        wall_s=perf_counter() - began,
+    )
+
+
+def _rule(circuit: Circuit, setup: Setup, protocol: Protocol) -> tuple[tuple[int, int], tuple[float, float, float]]:
+    """Early stop: steps of its window; what a spike in it adds to the load, and the two levels."""
+    stop = circuit.early_stop
+    if stop is None or not protocol.early_stop or setup.steps < timestep(stop.stop, setup.dt):
+        return (-1, -1), (0.0, 0.0, 0.0)
+    size = next(c.size for c in setup.cells if c.population.name == stop.population)
+    scale = float(evaluate(stop.refractory, setup.values)) / (size * (stop.stop - stop.start))
+    window = timestep(stop.start, setup.dt), timestep(stop.stop, setup.dt)
+    return window, (scale, stop.silent, stop.saturated)
+
+
+def _reals(columns: Columns, setup: Setup, real: Any) -> np.ndarray:
+    row = np.zeros(columns.reals, dtype=real)
+    for k, (cells, part) in enumerate(zip(setup.cells, columns.parts, strict=True)):
+        known = {**cells.constants, "dt": setup.dt, "N": cells.size}
+        with np.errstate(all="ignore"):
+            values = [float(evaluate(e, known)) for e in part.invariants]
+        row[columns.invariant(k) : columns.invariant(k) + len(values)] = values
+    for s in setup.synapses:
+        _link_reals(columns, row, setup, s)
+    for m, entry in enumerate(setup.poisson):
+        row[columns.poisson_weight(m)] = entry.weight
+    return row
+
+
+def _link_reals(columns: Columns, row: np.ndarray, setup: Setup, s: Synapses) -> None:
+    """What a spike adds where synapses do not differ, and the numbers of a coupling."""
+    first, link = columns.weight(s.number), columns.links.get(s.number)
+    for e, increment in enumerate(s.increments):
+        row[first + e] = 1.0 if np.ndim(increment) else increment
+    if link is None:
+        return
+    known = {**setup.values, "dt": setup.dt} | ({} if link.random_weight else {"weight": s.weight})
+    with np.errstate(all="ignore"):
+        values = [float(evaluate(e, known)) for e in link.invariants]
+    at_link = columns.link_invariant(s.number)
+    row[at_link : at_link + len(values)] = values
+    for n, variable in enumerate(link.variables):
+        row[columns.own_start(s.number) + n] = s.initial.get(variable, 0.0)
+
+
+def synapse_bound(projection: Projection, synapses: Synapses, number: float, sizes: dict[str, int]) -> float:
+    """More synapses than a projection with this probability or in-degree has."""
+    sources, targets = sizes[projection.source], sizes[projection.target]
+    pairs = sources * targets
+    match projection.wiring:
+        case Independent():
+            return min(number * pairs + 8.0 * (number * (1 - number) * pairs) ** 0.5 + 64, pairs)
+        case FixedTotal():
+            return min(number * pairs + 1, pairs)
+        case FixedIndegree():
+            return number * targets
+        case AllToAll():
+            return pairs
+        case OneToOne():
+            return sources
+    return len(synapses.targets)
