@@ -8,6 +8,7 @@ from sbi_circuits.plots.calibration import (
     reach_plot,
     tarp_plot,
 )
+from sbi_circuits.plots.circuits import probability_plot, reliability_plot
 from sbi_circuits.plots.comparison import feature_comparison
 from sbi_circuits.plots.configurations import marginals, pair
 from sbi_circuits.plots.rasters import raster
@@ -16,5 +17,6 @@ from sbi_circuits.plots.training import coverage_plot, training_curve
 
 __all__ = [
     "coverage_plot", "feature_comparison", "local_plot", "marginals", "pair", "pattern_plot", "predictive_plot",
-    "rank_plot", "raster", "reach_plot", "save", "tarp_plot", "training_curve", "unit_text",
+    "probability_plot", "rank_plot", "raster", "reach_plot", "reliability_plot", "save", "tarp_plot",
+    "training_curve", "unit_text",
 ]  # fmt: skip

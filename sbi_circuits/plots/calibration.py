@@ -86,7 +86,7 @@ def local_plot(check: LocalCheck) -> Figure:
     ax = thin(fig.add_subplot(), "bottom")
     every = np.maximum(np.append(check.null, check.statistic), 1e-12)
     bins = np.geomspace(every.min() / 1.1, every.max() * 1.1, 40)
-    ax.hist(np.maximum(check.null, 1e-12), bins=bins, color=GREY, alpha=0.5, label="permuted labels")
+    ax.hist(np.maximum(check.null, 1e-12), bins=bins.tolist(), color=GREY, alpha=0.5, label="permuted labels")
     ax.axvline(max(check.statistic, 1e-12), color=ACCENT, lw=1.4, label="this posterior")
     ax.set_xscale("log")
     ax.set_yticks([])
