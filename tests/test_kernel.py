@@ -66,7 +66,7 @@ def test_poisson_inputs_have_the_binomial_distribution(rate: float, mode: int) -
     words, header = new_stream((7, 8), 1)
     counts = np.zeros((4000, 50))
     for row in counts:
-        step(first, thresholds, guide, driven, 1.0, row, np.zeros(50, np.int32), 0, False, words, header)
+        step(first, thresholds, guide, driven, 1.0, row, words, header)
     p, n = rate * DT, counts.size
     assert abs(counts.mean() - 10 * p) < 6 * np.sqrt(10 * p / n)
     assert abs(counts.var() / (10 * p * (1 - p)) - 1) < 6 * np.sqrt(3 / n) + 0.02

@@ -32,10 +32,14 @@ Links = dict[int, Coupling]
 PRECISIONS = ("single", "double")
 _STATUS = {OK: "ok", SILENT: "silent", SATURATED: "saturated", DIVERGED: "diverged"}
 _POISSON_STREAM = 1
+# Modules whose functions a generated kernel calls, or that these call.
+_HELPERS = ("intrinsics", "kernel_functions", "kernel_parts", "kernel_synapses", "noise", "philox")
 # Neurons of two interleaved 512-bit vectors of single precision, and bytes of a cache line.
 _PADDING, _LINE = 32, 64
 # Above this many events per neuron and step, a count per neuron is cheaper than single events.
 _DENSE_EVENTS = 0.7
+# Entries of the guide into a table of counts, as a power of two: so many that few of them hold a threshold.
+_GUIDE_BITS = 12
 
 
 class NumbaEngine(Engine):
@@ -88,7 +92,7 @@ def _import_source(source: str, name: str) -> Any:
 
     The file is written again at every first use, so that only what this process generated is ever run.
     """
-    key = hashlib.sha256(source.encode()).hexdigest()[:16]
+    key = hashlib.sha256((source + _helpers()).encode()).hexdigest()[:16]
     folder = kernel_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}_{key}.py"
@@ -105,6 +109,12 @@ def _import_source(source: str, name: str) -> Any:
     _set_vectoriser()
     spec.loader.exec_module(module)
     return module
+
+
+@cache
+def _helpers() -> str:
+    """Source of what kernels are compiled with: numba's cache does not see that an imported function has changed."""
+    return "".join(Path(__file__).with_name(f"{name}.py").read_text() for name in _HELPERS)
 
 
 @cache
@@ -255,7 +265,7 @@ class _Arguments:
         return (indptr if projection.random_delay else indptr[0]), targets
 
     def _poisson(self) -> dict[str, Any]:
-        tables = [_poisson_table(p, self.setup.dt) for p in self.setup.poisson]
+        tables = [_poisson_table(p, self.setup.dt, _GUIDE_BITS) for p in self.setup.poisson]
         words, header = new_stream(self.setup.keys, _POISSON_STREAM)
         return {
             "poisson": tuple((t[0], t[1]) for t in tables),
@@ -285,7 +295,9 @@ class _Arguments:
         return tuple(np.split(slots, np.cumsum(self.sizes)[:-1]))
 
 
-def _poisson_table(entry: Poisson, dt: float) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
+def _poisson_table(
+    entry: Poisson, dt: float, guide_bits: int = 8
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
     """Tabulated binomial number of events a step: thresholds, guide, (first count, driven neurons, mode).
 
     Brian2's PoissonInput draws Binomial(sources, rate dt) per neuron; their sum over neurons is binomial too.
@@ -297,13 +309,14 @@ def _poisson_table(entry: Poisson, dt: float) -> tuple[np.ndarray, np.ndarray, t
     mode = 2 if entry.sources * p > _DENSE_EVENTS else 1
     n = entry.sources * (entry.driven if mode == 1 else 1)
     if n == 0 or p == 0.0 or entry.driven == 0:
-        return np.zeros(1, dtype=np.uint32), np.zeros(256, dtype=np.int32), (0, max(entry.driven, 1), 0)
+        return np.zeros(1, dtype=np.uint32), np.zeros(2**guide_bits, dtype=np.int32), (0, max(entry.driven, 1), 0)
     # Words below 2**-32 of either tail do not exist; the table ends there.
     first = max(int(bdtrik(1e-11, n, p)) - 1, 0) if p < 1 else n
     last = min(int(n * p + 12.0 * np.sqrt(n * p * (1 - p)) + 40.0), n)
     cumulative = bdtr(np.arange(first, last + 1).astype(float), n, p)
     thresholds = np.minimum(np.ceil(cumulative * 2.0**32), 2.0**32 - 1).astype(np.uint32)
-    guide = np.searchsorted(thresholds, (np.arange(256) << 24).astype(np.uint32), side="right").astype(np.int32)
+    starts = (np.arange(2**guide_bits) << (32 - guide_bits)).astype(np.uint32)
+    guide = np.searchsorted(thresholds, starts, side="right").astype(np.int32)
     return thresholds, guide, (first, entry.driven, mode)
 
 

@@ -10,6 +10,8 @@ from sbi_circuits.engines.philox import WORDS, next_word, refill
 OK, SILENT, SATURATED, DIVERGED = range(4)
 
 _SHIFT, _ONE = np.uint64(32), np.uint64(1)
+# Targets in a cache line.
+_LINE = 32
 
 
 @njit(cache=True)
@@ -47,60 +49,79 @@ def deliver(indptr, targets, weight, ring, past, count, variable):  # type: igno
     """Add `weight` to the variable of every target of every spike."""
     for s in range(count):
         i = ring[past, s]
-        # Unsigned indices need no test for negative ones.
-        for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
-            variable[targets[k]] += weight
+        # A slice of its own: indices then start at 0 and need no test for negative ones.
+        row = targets[indptr[i] : indptr[i + 1]]
+        ahead = indptr[ring[past, s + 1]] if s + 1 < count else indptr[i]
+        whole = len(row) // _LINE * _LINE
+        for first in range(0, whole, _LINE):
+            # The row of the next spike comes from far while this one is added, line by line.
+            prefetch(targets, ahead + first)
+            for k in range(first, first + _LINE):
+                variable[row[k]] += weight
+        for k in range(whole, len(row)):
+            variable[row[k]] += weight
 
 
 @njit(cache=True)
-def deliver_masked(indptr, targets, weight, ring, past, count, variable, until, step):  # type: ignore[no-untyped-def]
-    """As `deliver`, to neurons that are not refractory."""
-    for s in range(count):
-        i = ring[past, s]
-        for k in range(indptr[i], indptr[i + 1]):
-            j = targets[k]
-            if until[j] <= step:
-                variable[j] += weight
+def keep_held(variable, saved):  # type: ignore[no-untyped-def]
+    """Remember a variable before spikes and events are added to all neurons, refractory or not."""
+    for j in range(len(variable)):
+        saved[j] = variable[j]
+
+
+@njit(cache=True)
+def restore_held(variable, saved, until, step):  # type: ignore[no-untyped-def]
+    """Take back what was added to refractory neurons: cheaper than asking before every addition, and equal."""
+    for j in range(len(variable)):
+        variable[j] = variable[j] if until[j] <= step else saved[j]
 
 
 @njit(cache=True, inline="always")
-def _draw_count(first, thresholds, guide, word):  # type: ignore[no-untyped-def]
+def _draw_count(first, thresholds, guide, shift, word):  # type: ignore[no-untyped-def]
     """A count from its tabulated distribution: the number of thresholds at or below a random word."""
-    k = guide[word >> np.uint64(24)]
+    k = guide[word >> shift]
     while k < len(thresholds) and thresholds[k] <= word:
         k += 1
     return first + k
 
 
+@njit(cache=True, inline="always")
+def _guide_shift(guide):  # type: ignore[no-untyped-def]
+    """How far to shift a word for its place in a guide of 2**bits entries."""
+    return np.uint64(32) - np.uint64(trailing_zeros(np.uint64(len(guide))))
+
+
 @njit(cache=True)
-def poisson_events(first, thresholds, guide, driven, weight, variable, until, step, masked, words, header):  # type: ignore[no-untyped-def]
+def poisson_events(first, thresholds, guide, driven, weight, variable, words, header):  # type: ignore[no-untyped-def]
     """All events of one step on a whole population: their number, then a uniform target each."""
-    events = _draw_count(first, thresholds, guide, next_word(words, header))
+    events = _draw_count(first, thresholds, guide, _guide_shift(guide), next_word(words, header))
     n = np.uint64(driven)
     while events > 0:
         if header[0] == np.uint64(WORDS):
             refill(words, header)
         start = header[0]
         stop = min(start + np.uint64(events), np.uint64(WORDS))
-        if masked:
-            for k in range(start, stop):
-                j = (np.uint64(words[k]) * n) >> _SHIFT
-                if until[j] <= step:
-                    variable[j] += weight
-        else:
-            for k in range(start, stop):
-                variable[(np.uint64(words[k]) * n) >> _SHIFT] += weight
+        for k in range(start, stop):
+            variable[(np.uint64(words[k]) * n) >> _SHIFT] += weight
         events -= np.int64(stop - start)
         header[0] = stop
 
 
 @njit(cache=True)
-def poisson_counts(first, thresholds, guide, driven, weight, variable, until, step, masked, words, header):  # type: ignore[no-untyped-def]
+def poisson_counts(first, thresholds, guide, driven, weight, variable, words, header):  # type: ignore[no-untyped-def]
     """A count per neuron and step; cheaper than single events where a neuron gets several a step."""
-    for j in range(driven):
-        events = _draw_count(first, thresholds, guide, next_word(words, header))
-        if not masked or until[j] <= step:
-            variable[j] += weight * events
+    shift, j = _guide_shift(guide), 0
+    while j < driven:
+        if header[0] == np.uint64(WORDS):
+            refill(words, header)
+        start = np.int64(header[0])
+        n = min(driven - j, WORDS - start)
+        block = words[start : start + n]
+        for k in range(n):
+            events = _draw_count(first, thresholds, guide, shift, np.uint64(block[k]))
+            variable[j + k] += weight * events
+        j += n
+        header[0] = np.uint64(start + n)
 
 
 @njit(cache=True)

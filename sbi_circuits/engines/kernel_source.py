@@ -19,7 +19,7 @@ from numba import njit
 
 from sbi_circuits.engines.intrinsics import exp_bounded, exp_double, exp_single
 from sbi_circuits.engines.kernel_parts import (
-    DIVERGED, OK, SATURATED, SILENT, all_finite, deliver, deliver_masked, gather, hold, note_intervals,
+    DIVERGED, OK, SATURATED, SILENT, all_finite, deliver, gather, hold, keep_held, restore_held, note_intervals,
     note_spikes, poisson_counts, poisson_events, prefetch_rows,
 )
 {imports}
@@ -124,8 +124,11 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
         lines += _state_lines(k, part, [f"noise_{m}" for m in numbers[k]], population.refractory_varies)
     lines += synapse_source.after_update(parts, links)
     lines += [line for k in range(len(circuit.projections)) for line in _prefetch_lines(k, circuit, parts)]
+    held = _held_rows(circuit, parts)
+    lines += [f"        keep_held(state_{k}_{row}, saved_{k}_{row})" for k, row in held]
     lines += [line for k in range(len(circuit.projections)) for line in _delivery_lines(k, circuit, parts)]
     lines += _poisson_lines(circuit, parts)
+    lines += [f"        restore_held(state_{k}_{row}, saved_{k}_{row}, until_{k}, np.int32(step))" for k, row in held]
     lines += [line for k, part in enumerate(parts) if part.threshold for line in _spike_lines(k, part)]
     lines += _stop_lines(circuit, parts)
     lines.append(f"    if not ({' and '.join(f'all_finite(state[{k}], sizes[{k}])' for k in range(len(parts)))}):")
@@ -144,6 +147,7 @@ def _unpack_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]
         lines.append(f"    indptr_{k}, targets_{k}, weight_{k} = indptr[{k}], targets[{k}], weight[{k}]")
     for k in range(sum(isinstance(i, PoissonInput) for i in circuit.inputs)):
         lines.append(f"    thresholds_{k}, guide_{k} = poisson[{k}]")
+    lines += [f"    saved_{k}_{row} = np.empty_like(state_{k}_{row})" for k, row in _held_rows(circuit, parts)]
     return lines
 
 
@@ -194,13 +198,20 @@ def _delivery_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...]) ->
     row = parts[target].variables.index(variable)
     spikes = f"ring_{source}, past, ring_count[{source}, past], state_{target}_{row}"
     call = f"(indptr_{k}, targets_{k}, weight_{k}, {spikes}"
-    masked = variable in parts[target].held
-    deliver = f"deliver_masked{call}, until_{target}, step)" if masked else f"deliver{call})"
     return [
         f"        past = (step - delay[{k}]) % depth",
         f"        if step >= delay[{k}] and ring_count[{source}, past] > 0:",
-        f"            {deliver}",
+        f"            deliver{call})",
     ]
+
+
+def _held_rows(circuit: Circuit, parts: tuple[Translation, ...]) -> list[tuple[int, int]]:
+    """(population, row) of the variables that take spikes or events, but not in refractory neurons."""
+    plain = [p for p in circuit.projections if synapse_source.uses_plain_delivery(p)]
+    taken = [(p.target, p.effects[0][0]) for p in plain]
+    taken += [(i.target, i.variable) for i in circuit.inputs if isinstance(i, PoissonInput)]
+    held = {(_position(parts, target), variable) for target, variable in taken}
+    return sorted((k, parts[k].variables.index(v)) for k, v in held if v in parts[k].held)
 
 
 def _poisson_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
@@ -209,10 +220,9 @@ def _poisson_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str
     for k, entry in enumerate(inputs):
         target = _position(parts, entry.target)
         row = parts[target].variables.index(entry.variable)
-        masked = entry.variable in parts[target].held
         arguments = (
             f"(poisson_size[{k}, 0], thresholds_{k}, guide_{k}, poisson_size[{k}, 1], poisson_weight[{k}], "
-            f"state_{target}_{row}, until_{target}, step, {masked}, words, header)"
+            f"state_{target}_{row}, words, header)"
         )
         lines += [
             f"        if poisson_size[{k}, 2] == 1:",
