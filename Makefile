@@ -3,7 +3,7 @@ STAMP := .venv/.installed
 PYTEST := MPLBACKEND=Agg $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint types slow gpu nest bench-engines tutorials wheel clean help
+.PHONY: demo test lint types slow gpu nest bench-engines bench-gpu tutorials wheel clean help
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || "$$(python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)" -m venv .venv
@@ -36,6 +36,9 @@ gpu: $(STAMP)  ## the tests marked gpu (needs a CUDA device)
 
 bench-engines: .venv/.bench  ## time every engine on the same simulations (ARGS="--only brunel --write" and the like)
 	$(PY) -m benchmarks.engines $(ARGS)
+
+bench-gpu:  ## measure the engine kernel[cuda] (needs a GPU, torch, numba, numba-cuda, numpy, scipy; PY=python3 outside .venv)
+	$(PY) benchmarks/gpu.py $(ARGS)
 
 nest: .venv/.bench  ## the comparison with NEST, about twenty minutes
 	$(PYTEST) -m nest tests/test_nest.py

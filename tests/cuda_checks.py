@@ -35,6 +35,8 @@ from tests.scenarios.circuits import MICRO_CIRCUITS, early_stopping, exploding, 
 from tests.scenarios.constructs import CONSTRUCTS
 from tests.test_circuit import projection
 
+# On a device, the small kernels of these checks are given host arrays.
+pytestmark = pytest.mark.filterwarnings("ignore:.*Host array used in CUDA kernel", "ignore:.*Grid size")
 EVERYTHING = Record(spikes=-1, counts=True, moments=True)
 CIRCUITS = {**MICRO_CIRCUITS, "noisy": noisy(), **{name: c.circuit for name, c in CONSTRUCTS.items()}}
 DURATION = 0.04

@@ -19,6 +19,11 @@ SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
 # Threads that walk one row of synapses together: a warp, or two of the simulator's few threads.
 LANES, LANE_BITS = (2, 1) if SIMULATED else (32, 5)
 
+# One simulation is a grid of one block: the warning that this leaves a device idle helps nobody.
+_settings: Any
+for _settings in (config, getattr(getattr(_cuda, "core", None), "config", config)):
+    _settings.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
 cuda: Any
 device: Callable[[Callable[..., Any]], Any]
 

@@ -19,8 +19,18 @@ class Slot:
 
     def __init__(self) -> None:
         self.stream = cuda.stream()
+        self.made, self.began, self.ended = (cuda.event() for _ in range(3))
+        self.made.record(self.stream)
         self._device: dict[str, Any] = {}
         self._pinned: dict[str, Any] = {}
+
+    def span(self, first: "Slot") -> tuple[float, float]:
+        """When the last kernel began and ended, in seconds since the slot `first` was made; once both are over."""
+        if SIMULATED:
+            return 0.0, 0.0
+        since = (cuda.event_elapsed_time(first.made, e) for e in (self.began, self.ended))
+        began, ended = (1e-3 * t for t in since)
+        return began, ended
 
     def device(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         """An array on the device; its content is whatever was there."""
@@ -46,7 +56,7 @@ def _view(buffers: dict[str, Any], name: str, shape: tuple[int, ...], dtype: Any
     found = buffers.get(name)
     if found is None or found.dtype != dtype or found.size < size:
         buffers.pop(name, None)
-        found = buffers[name] = new(size, dtype=dtype)
+        found = buffers[name] = new(size + size // 8, dtype=dtype)
     return found[:size].reshape(shape)
 
 
@@ -60,38 +70,34 @@ def launch(kernel: Any, batch: Batch, blocks: int, slot: Slot) -> dict[str, Any]
     }  # fmt: skip
     arrays: Mapping[str, Any] = {**given, **written, **scalars}
     arguments = [arrays[name] for name in ARGUMENTS]
-    ready = prepared(kernel, arguments, batch.memory.bytes)
-    ready[blocks, batch.threads, slot.stream, batch.memory.bytes](*arguments)
+    if not SIMULATED:
+        allow_shared_memory(compiled(kernel, arguments), batch.memory.bytes)
+    slot.began.record(slot.stream)
+    kernel[blocks, batch.threads, slot.stream, batch.memory.bytes](*arguments)
+    slot.ended.record(slot.stream)
     return {**written, "queue": given["queue"]}
 
 
-def prepared(kernel: Any, arguments: list[Any], shared_bytes: int) -> Any:
-    """The kernel compiled for these arguments and allowed to use so much shared memory."""
-    if SIMULATED:
-        return kernel
-    ready = kernel.specialize(*arguments)
-    if shared_bytes > 48 * 1024:
-        allow_shared_memory(function_of(ready), shared_bytes)
-    return ready
+def compiled(kernel: Any, arguments: list[Any]) -> Any:
+    """The kernel compiled for arguments of these types: from numba's cache on disk, or now."""
+    types = tuple(kernel.typeof_pyval(a) for a in arguments)
+    return kernel.overloads.get(types) or kernel.compile(types)
 
 
-def function_of(specialized: Any) -> Any:
-    """The driver's function of a kernel that is compiled for one list of arguments."""
-    (overload,) = specialized.overloads.values()
-    overload.bind()
-    return overload._codelibrary.get_cufunc()
-
-
-def allow_shared_memory(function: Any, shared_bytes: int) -> None:
+def allow_shared_memory(overload: Any, shared_bytes: int) -> None:
     """Raise a kernel's limit of dynamic shared memory, which is 48 KB unless asked for; numba-cuda does not ask."""
+    if shared_bytes <= 48 * 1024:
+        return
     from cuda.bindings import driver
 
+    overload.bind()
+    handle = overload._codelibrary.get_cufunc().handle
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    if isinstance(function.handle, driver.CUfunction):
-        (error,) = driver.cuFuncSetAttribute(function.handle, attribute, shared_bytes)
+    if isinstance(handle, driver.CUfunction):
+        (error,) = driver.cuFuncSetAttribute(handle, attribute, shared_bytes)
     else:
         device = cuda.get_current_device().id
-        (error,) = driver.cuKernelSetAttribute(attribute, shared_bytes, function.handle, device)
+        (error,) = driver.cuKernelSetAttribute(attribute, shared_bytes, handle, device)
     if error != driver.CUresult.CUDA_SUCCESS:
         raise RuntimeError(f"the driver refused {shared_bytes} bytes of shared memory: {error}")
 
@@ -104,16 +110,21 @@ def shared_memory_limit() -> int:
 
 
 def resident_blocks(batch: Batch, registers: int) -> int:
-    """How many blocks the device holds at a time: by shared memory, threads and registers."""
+    """How many blocks the device holds at a time: by shared memory, threads, registers and scratch memory."""
     if SIMULATED:
         return _SIMULATED_BLOCKS
     device = cuda.get_current_device()
     by_memory = device.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR // (batch.memory.bytes + 1024)
-    by_threads = device.MAX_THREADS_PER_MULTI_PROCESSOR // batch.threads
+    by_threads = device.MAX_THREADS_PER_MULTIPROCESSOR // batch.threads
     by_registers = device.MAX_REGISTERS_PER_MULTIPROCESSOR // (registers * batch.threads)
-    return int(device.MULTIPROCESSOR_COUNT * max(1, min(by_memory, by_threads, by_registers)))
+    per_sm = max(1, min(by_memory, by_threads, by_registers, device.MAX_BLOCKS_PER_MULTIPROCESSOR))
+    # Two batches are under way, each with scratch memory of its own, beside what is read and kept.
+    room = cuda.current_context().get_memory_info()[1] // 4
+    return int(max(1, min(device.MULTIPROCESSOR_COUNT * per_sm, room // scratch_bytes(batch))))
 
 
-def free_bytes() -> int:
-    """Memory of the device that nobody uses."""
-    return 2**30 if SIMULATED else int(cuda.current_context().get_memory_info()[0])
+def scratch_bytes(batch: Batch) -> int:
+    """Global memory one block works in."""
+    names = ("bitmaps", "indptrs", "synapses", "lasts", "arena_real", "arena_int", "scratch")
+    outputs = batch.outputs(1)
+    return sum(int(np.prod(outputs[n][0])) * np.dtype(outputs[n][1]).itemsize for n in names)

@@ -8,6 +8,7 @@ queue of simulations is empty, so that one that stops early makes room for the n
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib.externals.loky import get_reusable_executor
 from numba import cuda
 
 from sbi_circuits.circuit import Circuit
@@ -38,6 +38,18 @@ _SLOTS = 2
 _PIECE = 32  # simulations a worker prepares at a time
 
 
+@dataclass(frozen=True)
+class Launch:
+    """When a kernel ran, in seconds since the engine was made, and what it was given."""
+
+    began: float
+    ended: float
+    simulations: int
+    blocks: int
+    threads: int
+    shared_bytes: int
+
+
 @dataclass(frozen=True, eq=False)
 class _UnderWay:
     """A batch on the device."""
@@ -46,6 +58,7 @@ class _UnderWay:
     written: dict[str, Any]
     slot: Slot
     began: float
+    blocks: int
 
 
 class CudaEngine(Engine):
@@ -55,7 +68,7 @@ class CudaEngine(Engine):
         precision: "single" or "double".
         batch: simulations handed to the device together at most.
         threads: of a block, a power of two up to 1024; about an eighth of the neurons where None.
-        workers: processes that prepare simulations; 1 for this process.
+        executor: of processes that prepare simulations; None for this process.
 
     Raises:
         SbiCircuitsError: numba-cuda or a CUDA device is missing.
@@ -66,13 +79,18 @@ class CudaEngine(Engine):
     batch = 8 if SIMULATED else 2048
 
     def __init__(
-        self, precision: str = "single", batch: int | None = None, threads: int | None = None, workers: int = 1
+        self,
+        precision: str = "single",
+        batch: int | None = None,
+        threads: int | None = None,
+        executor: Executor | None = None,
     ):
         if precision not in PRECISIONS:
             raise UnknownNameError("precision", precision, PRECISIONS)
         require_device()
         self.single, self.real = precision == "single", np.float32 if precision == "single" else np.float64
-        self.batch, self.threads, self.workers = batch or self.batch, threads, workers
+        self.batch, self.threads, self.executor = batch or self.batch, threads, executor
+        self.launches: list[Launch] = []
         self._slots = [Slot() for _ in range(_SLOTS)]
 
     def run(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Simulation:
@@ -99,20 +117,19 @@ class CudaEngine(Engine):
 
     def _prepared(self, columns: Columns, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
                   ) -> Iterator[list[Prepared | Simulation]]:  # fmt: skip
-        """Batches of prepared simulations; where there are workers, they are some batches ahead."""
+        """Batches of prepared simulations; an executor is some batches ahead."""
         def pieces(begin: int, size: int) -> Iterator[tuple[Any, ...]]:
             for a in range(begin, min(begin + self.batch, len(indices)), size):
                 b = min(a + size, begin + self.batch, len(indices))
                 yield columns, thetas[a:b], protocol, seed, [int(i) for i in indices[a:b]], self.real
 
         begins = range(0, len(indices), self.batch)
-        if self.workers == 1:
+        if self.executor is None:
             yield from ([p for piece in pieces(a, self.batch) for p in prepare_all(*piece)] for a in begins)
             return
-        executor = get_reusable_executor(max_workers=self.workers)
         ahead: deque[list[Any]] = deque()
         for begin in begins:
-            ahead.append([executor.submit(prepare_all, *piece) for piece in pieces(begin, _PIECE)])
+            ahead.append([self.executor.submit(prepare_all, *piece) for piece in pieces(begin, _PIECE)])
             if len(ahead) > _SLOTS:
                 yield [p for future in ahead.popleft() for p in future.result()]
         while ahead:
@@ -139,7 +156,7 @@ class CudaEngine(Engine):
         )
         kernel = load_kernel(columns.circuit, self.single, batch.memory.shared)
         blocks = min(len(batch), resident_blocks(batch, _REGISTERS))
-        return _UnderWay(batch, launch(kernel, batch, blocks, slot), slot, began)
+        return _UnderWay(batch, launch(kernel, batch, blocks, slot), slot, began, blocks)
 
     def _finish(self, run: _UnderWay) -> list[Simulation]:
         """Wait for a batch and read what it kept; simulations that did not fit are run again with more room."""
@@ -151,6 +168,8 @@ class CudaEngine(Engine):
         used = min(int(kept["queue"][1]), batch.room.pool)
         kept["spikes"] = slot.download("spikes", run.written["kept"][: max(used, 1)])
         slot.stream.synchronize()
+        began, ended = slot.span(self._slots[0])
+        self.launches.append(Launch(began, ended, len(batch), run.blocks, batch.threads, batch.memory.bytes))
         wall = (time.perf_counter() - run.began) / len(batch)
         again = [b for b in range(len(batch)) if _does_not_fit(kept["status"][b], batch.room)]
         # The host's buffers are used again by the next batch: a recording keeps copies.
