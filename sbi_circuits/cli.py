@@ -198,6 +198,49 @@ def verify(
 
 
 @app.command()
+def calibrate(
+    posterior: Annotated[Path, typer.Argument(help="Folder of a trained posterior.")],
+    table: Annotated[Path, typer.Option(help="Simulations that it was not trained on.")],
+    recording: Annotated[Path | None, typer.Option(help="Judge it at this observation too.")] = None,
+    group: Group = None,
+    features: Annotated[Path | None, typer.Option(help="An observation file, in place of a recording.")] = None,
+    subset: Annotated[
+        list[str] | None, typer.Option(help="Judge it with only these families observed; may be repeated.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Most simulations to judge it by.")] = 600,
+    draws: Annotated[int, typer.Option(help="Of the posterior of each.")] = 400,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Rows of aimed proposals too, where they stood in for the prior.")
+    ] = False,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Write a correction that infer uses from then on.")
+    ] = False,
+    out: Out = Path("calibration"),
+    seed: Seed = 0,
+) -> None:  # fmt: skip
+    """Judge a posterior by simulations it has not seen: is it as sure as it should be?"""
+    from sbi_circuits import cli_calibrate
+
+    cli_calibrate.calibrate_posterior(posterior, table, recording, group, features, tuple(subset or ()), rows, draws,
+                                      all_rows, recalibrate, seed, out)  # fmt: skip
+
+
+@app.command()
+def compare(
+    recording: Annotated[Path | None, typer.Argument(help="The recording to explain.")] = None,
+    group: Group = None,
+    features: Annotated[Path | None, typer.Option(help="An observation file, in place of a recording.")] = None,
+    table: Annotated[list[Path] | None, typer.Option(help="Simulations of one circuit; give two or more.")] = None,
+    out: Out = Path("comparison"),
+    seed: Seed = 0,
+) -> None:
+    """Ask which of several circuits explains a recording."""
+    from sbi_circuits import cli_calibrate
+
+    cli_calibrate.compare(recording, group, features, tuple(table or ()), seed, out)
+
+
+@app.command()
 def demo(
     out: Out = Path("demo_output"),
     workers: Annotated[

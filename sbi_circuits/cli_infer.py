@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sbi_circuits.cli_calibrate import calibrate_trained, open_table, with_correction
 from sbi_circuits.cli_features import note_groups
 from sbi_circuits.cultures import SOURCE, WINDOW, culture_features, typical_well
 from sbi_circuits.demo import AIMED, DAY, demo_observation, demo_table
@@ -18,7 +19,7 @@ from sbi_circuits.readers import read_recording
 from sbi_circuits.recording import Recording
 from sbi_circuits.report import write_report
 from sbi_circuits.results import load_ensemble, save_ensemble
-from sbi_circuits.table import BaseTable, Table, concat
+from sbi_circuits.table import BaseTable, concat
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,22 @@ class Seen:
     text: str
 
 
-def open_table(path: Path) -> BaseTable:
-    """The table in a folder, or in an exported file."""
-    return Table.open(path) if path.is_dir() else Table.load_file(path)
-
-
 def train_posterior(tables: Sequence[Path], out: Path, family: str, seed: int) -> None:
     """Train on one or several tables and write the posterior, its log and the curve of its loss."""
-    _save_posterior(_train(tables, family, seed), out)
+    _train(_together(tables), TrainingConfig(family=family), seed, out)
 
 
-def _train(tables: Sequence[Path], family: str, seed: int) -> Posterior:
-    config = TrainingConfig(family=family)
-    found = [open_table(path) for path in tables]
-    return train(found[0] if len(found) == 1 else concat(found), config, seed=seed)
+def _together(paths: Sequence[Path]) -> BaseTable:
+    found = [open_table(path) for path in paths]
+    return found[0] if len(found) == 1 else concat(found)
+
+
+def _train(table: BaseTable, config: TrainingConfig, seed: int, out: Path) -> Posterior:
+    """Train, save, and say what the rows kept from training make of it."""
+    posterior = train(table, config, seed=seed)
+    _save_posterior(posterior, out)
+    calibrate_trained(posterior, table, out, seed)
+    return posterior
 
 
 def _save_posterior(posterior: Posterior, out: Path) -> None:
@@ -98,14 +101,11 @@ def _one_of(names: str, *given: object) -> None:
 
 def _posterior(folder: Path | None, tables: tuple[Path, ...], family: str, seed: int, out: Path) -> Posterior:
     if folder is not None:
-        return load_posterior(folder)
+        return with_correction(load_posterior(folder), folder)
     if tables:
-        posterior = _train(tables, family, seed)
-    else:
-        print("no posterior or table given: training on the table of the demonstration")
-        posterior = train(demo_table(), replace(AIMED, family=family), seed=seed)
-    _save_posterior(posterior, out / "posterior")
-    return posterior
+        return _train(_together(tables), TrainingConfig(family=family), seed, out / "posterior")
+    print("no posterior or table given: training on the table of the demonstration")
+    return _train(demo_table(), replace(AIMED, family=family), seed, out / "posterior")
 
 
 def _observation(

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from sbi_circuits.calibration import PredictiveCheck, predictive_of
 from sbi_circuits.circuit import Circuit, Record, get_circuit
 from sbi_circuits.engines import Simulation
 from sbi_circuits.ensemble import Ensemble, protocol_of
+from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import DEFINED
 from sbi_circuits.inference import Posterior
-from sbi_circuits.plots import feature_comparison, marginals, pair, raster, save, training_curve
+from sbi_circuits.plots import feature_comparison, marginals, pair, predictive_plot, raster, save, training_curve
 from sbi_circuits.prior import Prior
 from sbi_circuits.recording import Recording
 from sbi_circuits.results import save_ensemble
@@ -25,6 +27,7 @@ ROLES = {
     "ensemble.nc": "the ensemble (ArviZ InferenceData)",
     "summary.txt": "what was found, in words",
     "features.png": "recording against re-simulations, feature by feature",
+    "predictive.png": "the recording among re-simulated draws of the posterior",
     "marginals.png": "every parameter against its prior",
     "pair.png": "the parameters that narrowed most, in pairs",
     "recording.png": "raster of the recording",
@@ -70,6 +73,9 @@ def write_report(
     members, prior = ensemble.members, ensemble.prior
     paths = [save_ensemble(ensemble, folder / "ensemble.nc")]
     paths.append(save(feature_comparison(ensemble), folder / "features.png"))
+    predictive = _predictive(ensemble)
+    if predictive is not None:
+        paths.append(save(predictive_plot(predictive), folder / "predictive.png"))
     paths.append(save(marginals(members, prior), folder / "marginals.png"))
     paths.append(save(pair(members, prior), folder / "pair.png"))
     if recording is not None:
@@ -81,6 +87,14 @@ def write_report(
         paths.append(save(training_curve(posterior), folder / "training.png"))
     (folder / "summary.txt").write_text(summary_text(ensemble, notes), encoding="utf-8")
     return Written((*paths, folder / "summary.txt"))
+
+
+def _predictive(ensemble: Ensemble) -> PredictiveCheck | None:
+    """The posterior predictive check, where enough draws were simulated again."""
+    try:
+        return predictive_of(ensemble)
+    except InferenceError:
+        return None
 
 
 def simulate_best(ensemble: Ensemble, circuit: Circuit | None = None, engine: str = "auto") -> Simulation:
@@ -118,6 +132,8 @@ def summary_text(ensemble: Ensemble, notes: Mapping[str, str] | None = None) -> 
     """The ensemble in words: notes, yield, rule, trust, and the parameters that were constrained most."""
     lines = [f"{title}: {text}" for title, text in (notes or {}).items()]
     lines += [f"circuit: {ensemble.provenance['circuit']}", *ensemble.summary().splitlines(), ""]
+    predictive = _predictive(ensemble)
+    lines += [predictive.summary()] if predictive is not None else []
     states = ensemble.observation.states
     lines.append(f"observation: {int((states == DEFINED).sum())} of {len(states)} features defined, "
                  f"{ensemble.observation.n_windows} windows")  # fmt: skip

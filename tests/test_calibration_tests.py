@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from exact import FAULTS, NAMES, PRIOR, SD, SHRINK, ToyPosterior, simulate
+from tiny import tiny_posterior, tiny_table
 
 from sbi_circuits.calibration import (
     HeldOut,
@@ -18,13 +19,16 @@ from sbi_circuits.calibration import (
     nearby_references,
     posterior_draws,
     rank_statistics,
+    require_unseen,
     tarp,
+    validation_rows,
 )
 from sbi_circuits.calibration.uniform import ecdf_band, holm, uniformity
 from sbi_circuits.errors import InferenceError, UnknownNameError
 from sbi_circuits.features import UNDEFINED, UNOBSERVED
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.seeds import generator
+from sbi_circuits.table import MemoryTable
 
 ROWS, DRAWS = 400, 100
 ALARM = 0.001
@@ -235,3 +239,60 @@ def test_the_toy_is_what_it_says() -> None:
     slope = (z * many.values[:, 0]).mean() / (many.values[:, 0] ** 2).mean()
     residual = z - slope * many.values[:, 0]
     assert abs(slope - SHRINK) < 4 * SD / np.sqrt(4000) and abs(residual.std() - SD) < 4 * SD / np.sqrt(8000)
+
+
+def test_posteriors_that_draw_for_many_rows_are_asked_once(held: HeldOut) -> None:
+    calls = []
+
+    class Many(ToyPosterior):
+        def sample_rows(self, values: np.ndarray, states: np.ndarray, n: int, seed: int) -> np.ndarray:
+            calls.append(len(values))
+            rows = enumerate(zip(values, states, strict=True))
+            return np.stack([self((v, s)).sample(n, seed + k) for k, (v, s) in rows])
+
+    draws = posterior_draws(Many(), held.values[:100], held.states[:100], 7, seed=1)
+    assert draws.shape == (100, 7, 2) and sum(calls) == 100 and len(calls) < 5
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def test_rows_of_tables() -> None:
+    """Rows that ended ok and were drawn from the prior; the training table itself is refused."""
+    table, posterior = tiny_table(), tiny_posterior()
+    rows = table.read()
+    ok = rows.outcome == "ok"
+    assert len(HeldOut.from_table(table)) == ok.sum() and len(HeldOut.from_table(table, rows=60)) == 60
+    aimed = MemoryTable(table.manifest, replace(rows, proposal=np.full(len(rows), "posterior")))
+    with pytest.raises(InferenceError, match="none of 300 simulations ended ok and was drawn from the prior"):
+        HeldOut.from_table(aimed)
+    assert len(HeldOut.from_table(aimed, drawn_from="all")) == ok.sum()
+    with pytest.raises(UnknownNameError, match="unknown origin of rows 'posterior'; valid: all, prior"):
+        HeldOut.from_table(table, drawn_from="posterior")
+    with pytest.raises(InferenceError, match="the posterior was trained on this table, which cannot judge it"):
+        require_unseen(posterior, table)
+    require_unseen(posterior, MemoryTable(table.manifest, rows.take(np.arange(200))))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"circuit_digest": "other"}, "the table is of another circuit"),
+        ({"prior": PRIOR}, "the table has another prior"),
+    ],
+)
+def test_tables_of_something_else_are_refused(change: dict[str, object], text: str) -> None:
+    table = tiny_table()
+    with pytest.raises(InferenceError, match=text):
+        require_unseen(tiny_posterior(), MemoryTable(replace(table.manifest, **change), table.read()))
+
+
+def test_validation_rows_are_those_training_kept() -> None:
+    """The gain over the prior on them is the one that training found there."""
+    table, posterior = tiny_table(), tiny_posterior()
+    kept = validation_rows(posterior, table)
+    assert len(kept) == posterior.provenance["rows"]["validation"]
+    gain = posterior.log_prob_rows(kept.theta, kept.values, kept.states) - kept.prior.log_prob(kept.theta)
+    assert gain.mean() == pytest.approx(posterior.provenance["validation"]["validation_gain"], abs=1e-3)
+    with pytest.raises(InferenceError, match="trained on another table"):
+        validation_rows(posterior, MemoryTable(table.manifest, table.read().take(np.arange(200))))

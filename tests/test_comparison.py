@@ -150,6 +150,12 @@ def test_tables_are_compared() -> None:
         compare_circuits([halves[0], MemoryTable(table.manifest, part)])
 
 
+def test_very_few_steps_train_too() -> None:
+    config = ClassifierConfig(members=1, hidden=4, epochs=1, batch=512)
+    found = train_classifier({name: rows(mean, 100, 0) for name, mean in MEANS.items()}, config=config)
+    assert 0 < found((np.zeros(2), SEEN)).probabilities[0] < 1
+
+
 def test_bad_input(trained: CircuitClassifier) -> None:
     with pytest.raises(InferenceError, match="at least two tables, got 1"):
         compare_circuits([tiny_table()])

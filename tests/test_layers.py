@@ -17,7 +17,7 @@ ORDER = (
 PARTS = {  # modules that one layer is split into
     "circuit_checks": "circuit", "circuit_parts": "circuit", "circuit_quantities": "circuit",
     "circuit_values": "circuit", "projection_checks": "circuit", "wiring_rules": "circuit", "table_rows": "table",
-    "cli_circuits": "cli", "cli_features": "cli", "cli_infer": "cli", "cli_simulate": "cli",
+    "cli_calibrate": "cli", "cli_circuits": "cli", "cli_features": "cli", "cli_infer": "cli", "cli_simulate": "cli",
 }  # fmt: skip
 ZOO = ("simulators", "priors")
 COMPOSITION = ("__init__", "__main__")  # stand above every layer

@@ -7,7 +7,7 @@ from sbi_circuits.calibration.correction import (
     recalibrate,
     save_correction,
 )
-from sbi_circuits.calibration.held_out import HeldOut, require_unseen
+from sbi_circuits.calibration.held_out import HeldOut, require_unseen, validation_rows
 from sbi_circuits.calibration.local import LocalCheck, LocalTest
 from sbi_circuits.calibration.predictive import PredictiveCheck, predictive_check, predictive_of
 from sbi_circuits.calibration.ranks import (
@@ -32,5 +32,5 @@ __all__ = [
     "PredictiveCheck", "Reach", "ReachTest", "Recalibrated", "Tarp", "calibrate", "coverage", "coverage_by_pattern",
     "coverage_of_ranks", "ecdf_band", "holm", "load_correction", "nearby_references", "posterior_draws",
     "predictive_check", "predictive_of", "rank_statistics", "ranks_among", "recalibrate", "require_unseen",
-    "save_correction", "sbc_uniformity", "tarp", "uniformity",
+    "save_correction", "sbc_uniformity", "tarp", "uniformity", "validation_rows",
 ]  # fmt: skip

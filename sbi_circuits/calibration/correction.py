@@ -103,6 +103,11 @@ class Recalibrated:
     def feature_names(self) -> tuple[str, ...]:
         return self.original.feature_names
 
+    @property
+    def log(self) -> tuple[str, ...]:
+        """The training log, and the correction."""
+        return (*self.original.log, *self.correction.summary().splitlines())
+
     def observe(self, x: Any) -> Any:
         """x as one row of values and states."""
         return self.original.observe(x)

@@ -9,7 +9,9 @@ import numpy as np
 
 from sbi_circuits.errors import InferenceError, UnknownNameError
 from sbi_circuits.features import UNDEFINED, UNOBSERVED
+from sbi_circuits.inference.data import TrainingData
 from sbi_circuits.inference.encode import FeatureEncoder
+from sbi_circuits.inference.train import _split
 from sbi_circuits.prior import Prior
 from sbi_circuits.seeds import generator
 
@@ -135,3 +137,29 @@ def require_unseen(posterior: Any, table: Any) -> None:
     if trained.get("table_digest") == table.digest:
         raise InferenceError("the posterior was trained on this table, which cannot judge it; simulate another one "
                              "with another seed (sbi-circuits simulate ... --seed 1)")  # fmt: skip
+
+
+def validation_rows(posterior: Any, table: Any, rows: int | None = None) -> HeldOut:
+    """The rows of its own training table that a posterior was not fitted to; they only chose when training stopped.
+
+    Args:
+        posterior: from `train`.
+        table: it was trained on.
+        rows: most rows to take; all where None.
+
+    Raises:
+        InferenceError: another table than the posterior's, or no such row that was drawn from the prior.
+    """
+    trained = posterior.provenance
+    if trained.get("table_digest") != table.digest:
+        raise InferenceError("the posterior was trained on another table; any row of this one can judge it")
+    data = TrainingData.from_table(table)
+    _, chosen = _split(data.rows, trained["config"]["validation"], trained["seed"])
+    found = table.read(("outcome", "proposal"))
+    drawn = (found.proposal == "prior")[found.outcome == "ok"]
+    if trained["config"]["importance"] != "none":
+        chosen = chosen[drawn[chosen]]
+    if not len(chosen):
+        raise InferenceError("none of the rows kept from training was drawn from the prior")
+    chosen = chosen[:rows]
+    return HeldOut(data.theta[chosen], data.values[chosen], data.states[chosen], data.prior, data.feature_names)

@@ -18,6 +18,7 @@ from sbi_circuits.seeds import stream_key
 
 # An observation, as (values, states), to a distribution with `sample(n, seed)`.
 PosteriorLike = Callable[[tuple[np.ndarray, np.ndarray]], Any]
+_TOGETHER = 64  # rows drawn for in one call
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +83,20 @@ def rank_statistics(
 def posterior_draws(
     posterior: PosteriorLike, values: np.ndarray, states: np.ndarray, draws: int = 1000, seed: int = 0
 ) -> np.ndarray:
-    """Draws (n, D, P) from the posterior of every row, declared units; arguments as in `rank_statistics`."""
+    """Draws (n, D, P) from the posterior of every row, declared units; arguments as in `rank_statistics`.
+
+    A posterior with `sample_rows(values, states, n, seed)` draws for many rows at once; what row i gets depends on the
+    seed and on i then too.
+    """
     values, states = np.asarray(values), np.asarray(states)
     if not len(values) or values.shape != states.shape or draws < 1:
         _refuse(len(values), len(values), len(states), draws)
+    many = getattr(posterior, "sample_rows", None)
+    if many is not None:
+        parts = range(0, len(values), _TOGETHER)
+        return np.concatenate(
+            [many(values[k : k + _TOGETHER], states[k : k + _TOGETHER], draws, _seed(seed, k)) for k in parts]
+        )
     rows = enumerate(zip(values, states, strict=True))
     return np.stack([posterior((v, s)).sample(draws, _seed(seed, i)) for i, (v, s) in rows])
 

@@ -1,5 +1,6 @@
 """Small classifiers trained together: every layer of all members is one batched product."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from sbi_circuits.errors import InferenceError
 
+_WARM_UP = 0.1  # share of the steps in which the learning rate rises
 Drop = Callable[[int, torch.Generator], Tensor]
 
 
@@ -93,7 +95,10 @@ def fit_members(
     random = torch.Generator().manual_seed(seed)
     steps, size = config.steps(len(rows)), min(config.batch, len(rows))
     optimiser = torch.optim.AdamW(members.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-    decay = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.rate, total_steps=steps + 1, pct_start=0.1)
+    rise = max(1.0, _WARM_UP * steps)
+    decay = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda t: min(1.0, (t + 1) / rise) * 0.5 * (1 + math.cos(math.pi * min(t / steps, 1.0)))
+    )
     checks = max(1, steps // 40)
     best = torch.full((config.members,), torch.inf)
     kept = [p.detach().clone() for p in members.parameters()]
