@@ -56,7 +56,7 @@ def test_single_precision_exponential_is_accurate() -> None:
     assert relative.max() < 3e-7
 
 
-@pytest.mark.parametrize(("rate", "mode"), [(50.0, 1), (400.0, 1), (2000.0, 2)])
+@pytest.mark.parametrize(("rate", "mode"), [(50.0, 1), (100.0, 1), (400.0, 2), (2000.0, 2)])
 def test_poisson_inputs_have_the_binomial_distribution(rate: float, mode: int) -> None:
     """Mean and variance of the events of one neuron over 4000 steps x 50 neurons; bounds of 6 standard errors."""
     entry = Poisson("cells", "v", driven=50, sources=10, rate=rate, weight=1.0)

@@ -38,6 +38,9 @@ _HELPERS = ("intrinsics", "kernel_functions", "kernel_parts", "kernel_synapses",
 _PADDING, _LINE = 32, 64
 # Above this many events per neuron and step, a count per neuron is cheaper than single events.
 _DENSE_EVENTS = 0.7
+# Above this probability of an event per source and step, spreading a sum evenly over neurons would show: it makes
+# the variance of one neuron's count larger by 1/(1 - p) than Brian2's binomial.
+_RARE = 0.01
 # Entries of the guide into a table of counts, as a power of two: so many that few of them hold a threshold.
 _GUIDE_BITS = 12
 
@@ -306,7 +309,7 @@ def _poisson_table(
     p = entry.rate * dt
     if p > 1:
         raise CircuitError(f"input to {entry.target}: rate {entry.rate:g} Hz is above 1/dt")
-    mode = 2 if entry.sources * p > _DENSE_EVENTS else 1
+    mode = 2 if entry.sources * p > _DENSE_EVENTS or p > _RARE else 1
     n = entry.sources * (entry.driven if mode == 1 else 1)
     if n == 0 or p == 0.0 or entry.driven == 0:
         return np.zeros(1, dtype=np.uint32), np.zeros(2**guide_bits, dtype=np.int32), (0, max(entry.driven, 1), 0)
