@@ -4,17 +4,19 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import starmap
+from itertools import islice, starmap
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
 import joblib
 import numpy as np
+from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from sbi_circuits.campaign.plan import PROPOSAL_FILE, Campaign, units
@@ -31,9 +33,13 @@ from sbi_circuits.table import Rows, Table
 
 Tasks = Iterable[tuple[Any, ...]]
 Results = Generator[Rows, None, None]
+_Unit = tuple[int, np.ndarray, np.ndarray]  # first simulation, theta and weight of each
 
 EXECUTORS = ("auto", "inprocess", "loky")
 _REMEASURED = 64  # recordings per unit of work when features are measured again
+_BATCHES_PER_STREAM, _UNITS_PER_WORKER = 16, 4
+# The workers are the parallelism.
+_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +75,8 @@ def run_campaign(
     Args:
         campaign: what to run.
         path: folder of the table; made if it is not there.
-        workers: processes to simulate in; -1 for one per core.
+        workers: processes to simulate in; -1 for one per core. An engine that runs many simulations at once stays
+            in this process, and the others prepare and measure.
         progress: whether to show progress, and a last line, on stderr.
         on_unit: called with the rows of each unit once they are in place.
         executor: "inprocess", "loky", or "auto": in this process where one worker is asked for.
@@ -81,7 +88,7 @@ def run_campaign(
         KeyboardInterrupt: on Ctrl-C, after a line that says how to go on.
     """
     run = _executor(executor, workers)
-    engine = type(get_engine(campaign.engine))
+    engine = get_engine(campaign.engine)
     table = Table.create(path, campaign.manifest)
     if campaign.proposal is not None and not (table.path / PROPOSAL_FILE).exists():
         campaign.proposal.save(table.path / PROPOSAL_FILE)
@@ -89,7 +96,7 @@ def run_campaign(
         circuit=campaign.circuit,
         protocol=campaign.protocol,
         feature_set=campaign.feature_set,
-        engine=engine,
+        engine=type(engine),
         seed=campaign.seed,
         proposal=campaign.manifest.proposal,
         recordings=_recordings(table) if campaign.keep_recordings else None,
@@ -97,7 +104,8 @@ def run_campaign(
     missing = table.missing(campaign.n)
     ranges = units(missing, campaign.unit)
     tasks = ((job, a, campaign.theta(range(a, b)), campaign.weight(range(a, b))) for a, b in ranges)
-    _fill(table, campaign.n, len(missing), run(simulate_unit, tasks), progress, on_unit)
+    results = _batches(job, tasks, workers) if engine.batch > 1 else run(simulate_unit, tasks)
+    _fill(table, campaign.n, len(missing), results, progress, on_unit)
     return table
 
 
@@ -140,7 +148,51 @@ def simulate_unit(job: _Job, start: int, theta: np.ndarray, weight: np.ndarray) 
     """Simulate and measure the simulations from `start` on, one per row of theta (k, P) and weight (k,)."""
     indices = range(start, start + len(theta))
     simulations = _engine(job.engine).run_batch(job.circuit, theta, job.protocol, job.seed, indices)
+    return _measure_unit(job, start, theta, weight, simulations)
+
+
+def _measure_unit(job: _Job, start: int, theta: np.ndarray, weight: np.ndarray, simulations: Iterable[Simulation]
+                  ) -> Rows:  # fmt: skip
     return _rows(start, job.seed, theta, weight, job.proposal, [_measured(job, s) for s in simulations])
+
+
+def _batches(job: _Job, tasks: Tasks, workers: int) -> Results:
+    """Units of an engine that runs many simulations at once."""
+    number, engine = joblib.cpu_count() if workers == -1 else workers, _engine(job.engine)
+    if number == 1:
+        yield from (_measure_unit(job, *unit, found) for unit, found in _simulated(job, engine, tasks))
+        return
+    with ProcessPoolExecutor(number, env=_ONE_THREAD) as engine.executor:
+        waiting: deque[Any] = deque()
+        for unit, found in _simulated(job, engine, tasks):
+            waiting.append(engine.executor.submit(_in_worker, os.getpid(), _measure_unit, job, *unit, found))
+            if len(waiting) > _UNITS_PER_WORKER * number:
+                yield waiting.popleft().result()
+        yield from (future.result() for future in waiting)
+    engine.executor = None
+
+
+def _simulated(job: _Job, engine: Engine, tasks: Tasks) -> Iterator[tuple[_Unit, list[Simulation]]]:
+    """Each unit with its simulations."""
+    for together, simulations in _streams(job, engine, tasks):
+        for unit in together:
+            yield unit, list(islice(simulations, len(unit[1])))
+
+
+def _streams(job: _Job, engine: Engine, tasks: Tasks) -> Iterator[tuple[list[_Unit], Iterator[Simulation]]]:
+    """Units together with their simulations, which come one after another; some batches in one stream."""
+    rest = ((start, theta, weight) for _, start, theta, weight in tasks)
+    while True:
+        chosen: list[_Unit] = []
+        while sum(len(theta) for _, theta, _ in chosen) < _BATCHES_PER_STREAM * engine.batch:
+            if (unit := next(rest, None)) is None:
+                break
+            chosen.append(unit)
+        if not chosen:
+            return
+        indices = [i for start, theta, _ in chosen for i in range(start, start + len(theta))]
+        theta = np.concatenate([theta for _, theta, _ in chosen])
+        yield chosen, engine.run_batch(job.circuit, theta, job.protocol, job.seed, indices)
 
 
 def _measured(job: _Job, simulation: Simulation) -> tuple[Outcome, FeatureValues, float]:

@@ -3,6 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,8 @@ class Engine(ABC):
     name: str
     # How many simulations are worth handing over together: 1, or enough to fill a device.
     batch = 1
+    # Processes in which an engine may prepare simulations; None for this one.
+    executor: Executor | None = None
 
     @abstractmethod
     def run(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Simulation:
