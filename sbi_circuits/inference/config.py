@@ -5,8 +5,10 @@ from typing import Any
 
 from sbi_circuits.errors import InferenceError, UnknownNameError
 
-FAMILIES = ("zuko", "nflows")
-TRANSFORMS = ("autoregressive", "coupling")
+FAMILIES = ("batched", "zuko", "nflows")
+TRANSFORMS = ("mixture", "autoregressive", "coupling", "affine")
+LIBRARY_TRANSFORMS = ("autoregressive", "coupling")  # of zuko and nflows
+BOUNDED_TRANSFORMS = ("mixture",)  # keep within the prior's bounds on their own
 WEIGHTINGS = ("equal", "validation")
 IMPORTANCE = ("truncated", "none")
 
@@ -16,12 +18,16 @@ class TrainingConfig:
     """Settings of neural posterior estimation; a zero is derived from the number of rows.
 
     Args:
-        family: library of the flow, "zuko" or "nflows".
-        transform: "autoregressive" (most exact; sampling takes P passes) or "coupling" (one pass a layer).
+        family: "batched" (own networks, all members in one computation), or the flows of "zuko" or "nflows".
+        transform: "mixture" (autoregressive mixtures of normals, cut off at the prior's bounds), splines
+            ("autoregressive" or "coupling"), or "affine" (masked autoregressive flow); the libraries have splines.
+        coordinates: "uniform" or "normal", see `coordinates`; "auto": what the start predicts better. Only
+            mixtures work in "uniform" ones.
         members: flows in the ensemble.
-        hidden: width of the conditioners and of the context embedding.
-        layers: spline transformations of each flow.
-        bins: bins of each rational-quadratic spline.
+        hidden: width of the context embedding, and of the libraries' conditioners.
+        width: of the network of each parameter and member ("batched" only).
+        layers: transformations of each flow; mixtures have one.
+        bins: bins of each spline, or components of each mixture.
         blocks: residual blocks of the context embedding.
         dropout: in the context embedding; negative: derived.
         batch: rows a step.
@@ -47,10 +53,12 @@ class TrainingConfig:
         5
     """
 
-    family: str = "zuko"
-    transform: str = "autoregressive"
+    family: str = "batched"
+    transform: str = "mixture"
+    coordinates: str = "auto"
     members: int = 0
     hidden: int = 0
+    width: int = 0
     layers: int = 0
     bins: int = 0
     blocks: int = 2
@@ -58,7 +66,7 @@ class TrainingConfig:
     batch: int = 0
     epochs: int = 0
     patience: int = 0
-    rate: float = 1e-3
+    rate: float = 3e-3
     weight_decay: float = -1.0
     clip: float = 5.0
     ema: float = 0.98
@@ -70,11 +78,15 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _one_of("flow family", self.family, FAMILIES)
-        _one_of("flow transform", self.transform, TRANSFORMS)
+        own = self.family == "batched"
+        _one_of(f"transform of family {self.family!r}", self.transform, TRANSFORMS if own else LIBRARY_TRANSFORMS)
+        bounded = self.transform in BOUNDED_TRANSFORMS
+        valid = ("auto", "normal", "uniform") if bounded else ("auto", "normal")
+        _one_of(f"coordinates of transform {self.transform!r}", self.coordinates, valid)
         _one_of("weighting", self.weighting, WEIGHTINGS)
         _one_of("importance", self.importance, IMPORTANCE)
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
-        for name in ("members", "hidden", "layers", "bins", "blocks", "batch", "epochs", "patience"):
+        for name in ("members", "hidden", "width", "layers", "bins", "blocks", "batch", "epochs", "patience"):
             _within(name, getattr(self, name), 0, float("inf"))
         _within("bins", self.bins or 2, 2, 256)
         _within("drop", self.drop, 0.0, 1.0)
@@ -90,14 +102,17 @@ class TrainingConfig:
         density = rows / parameters
         derived: dict[str, Any] = {
             "members": 5 if rows < 3_000 else 4 if rows < 20_000 else 3,
+            "width": 32,
             "hidden": 64 if rows < 3_000 else 96 if rows < 20_000 else 192,
-            "layers": 2 if rows < 20_000 else 4,
+            "layers": 1 if self.transform == "mixture" else 2 if rows < 20_000 else 4,
             "bins": 8,
             "batch": 64 if rows < 3_000 else 128 if rows < 20_000 else 256,
             "epochs": round(max(10.0, min(max(40.0, 0.1 * density), 150.0, 4e6 / rows))),
             "patience": 12,
         }
         filled: dict[str, Any] = {name: value for name, value in derived.items() if not getattr(self, name)}
+        if self.coordinates == "auto" and self.transform not in BOUNDED_TRANSFORMS:
+            filled["coordinates"] = "normal"
         if self.dropout < 0:
             filled["dropout"] = _by_density(density, 0.2, 0.1, 0.0)
         if self.weight_decay < 0:
@@ -113,7 +128,7 @@ class FlowSpec:
         parameters: P, the width of z.
         inputs: C, width of the encoded features.
         missing: (D,) for each of the first D inputs, the input that says it is unobserved; -1 for none.
-        family, transform, hidden, layers, bins, blocks, dropout: as in `TrainingConfig`.
+        family, transform, coordinates, members, hidden, width, layers, bins, blocks, dropout: as in `TrainingConfig`.
     """
 
     parameters: int
@@ -121,7 +136,10 @@ class FlowSpec:
     missing: tuple[int, ...]
     family: str
     transform: str
+    coordinates: str
+    members: int
     hidden: int
+    width: int
     layers: int
     bins: int
     blocks: int
@@ -129,7 +147,9 @@ class FlowSpec:
 
     @classmethod
     def of(cls, config: TrainingConfig, parameters: int, inputs: int, missing: tuple[int, ...]) -> "FlowSpec":
-        names = ("family", "transform", "hidden", "layers", "bins", "blocks", "dropout")
+        names = (
+            "family", "transform", "coordinates", "members", "hidden", "width", "layers", "bins", "blocks", "dropout",
+        )  # fmt: skip
         return cls(parameters, inputs, missing, **{name: getattr(config, name) for name in names})
 
 

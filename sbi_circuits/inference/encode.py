@@ -112,12 +112,12 @@ class EncodedFeatures:
         return EncodedFeatures(self.values[rows], self.undefined[rows], self.unobserved[rows], self.columns)
 
     def inputs(self, dropped: Tensor | None = None) -> Tensor:
-        """Network inputs (n, C); `dropped` (n, F) bool makes entries unobserved."""
+        """Network inputs (*, C); `dropped` (*, F) bool makes entries unobserved."""
         parts = [self.values, self.undefined, self.unobserved]
         if dropped is not None:
             kept = (~dropped).to(self.values.dtype)
             parts = [self.values * kept, self.undefined * kept, torch.maximum(self.unobserved, 1.0 - kept)]
-        return torch.cat(parts, dim=-1)[:, self.columns]
+        return torch.cat(parts, dim=-1)[..., self.columns]
 
 
 def feature_groups(names: tuple[str, ...]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Conditional spline flows of two libraries behind one interface.
+"""Conditional spline flows of two libraries behind the interface of `members`.
 
 A flow maps z in R^P, given the encoded features, to standard normal noise. Every flow begins as a Gaussian
 regression (see `gaussian`), and weight decay pulls it back there; before that is fitted it is the prior.
@@ -7,6 +7,7 @@ Source: Durkan et al. 2019, "Neural spline flows", arXiv:1906.04032.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import zuko
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.inference.config import FlowSpec
 from sbi_circuits.inference.gaussian import GaussianStart
+from sbi_circuits.inference.members import Frame, Members, frame, place
 
 BOUND = 6.0  # the splines act on [-6, 6] and are the identity beyond; the prior's z is within 5 for 1e6 rows
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -63,13 +65,12 @@ class Standardise(nn.Module):
 class ConditionalFlow(nn.Module):
     """q(z | features): an embedding of the features, a conditional standardisation, then splines.
 
-    See also: `build_flow`.
+    See also: `LibraryMembers`.
     """
 
     def __init__(self, spec: FlowSpec, splines: "ZukoSplines | NflowsSplines"):
         super().__init__()
         self.spec = spec
-        self.start = GaussianStart(spec.parameters, len(spec.missing), spec.missing)
         self.embedding = nn.Sequential(
             nn.Linear(spec.inputs, spec.hidden),
             *(Block(spec.hidden, spec.dropout) for _ in range(spec.blocks)),
@@ -78,20 +79,65 @@ class ConditionalFlow(nn.Module):
         self.standardise = Standardise(spec.parameters, spec.hidden)
         self.splines = splines
 
-    def log_prob(self, z: Tensor, inputs: Tensor) -> Tensor:
-        """Log density of z (B, P) given encoded features (B, C), or (1, C) for all: shape (B,)."""
-        c = self.embedding(inputs).expand(len(z), -1)
-        u, log_start = self.start(z, inputs)
+    def log_prob(self, u: Tensor, inputs: Tensor) -> Tensor:
+        """Log density of u (B, P) given encoded features (B, C), or (1, C) for all: shape (B,)."""
+        c = self.embedding(inputs).expand(len(u), -1)
         u, log_scale = self.standardise(u, c)
         noise, log_det = self.splines(u, c)
         log_normal = -0.5 * noise.square().sum(-1) - self.spec.parameters * _LOG_SQRT_2PI
-        return log_normal + log_start + log_scale + log_det
+        return log_normal + log_scale + log_det
 
-    def inverse(self, noise: Tensor, inputs: Tensor) -> Tensor:
-        """z (n, P) whose noise (n, P) this is, for one row of encoded features (C,)."""
-        c = self.embedding(inputs[None]).expand(len(noise), -1)
-        u = self.standardise.inverse(self.splines.inverse(noise, c), c)
-        return self.start.inverse(u, inputs[None])
+    def inverse(self, noise: Tensor, inputs: Tensor, row: Tensor | None) -> Tensor:
+        """u (B, P) whose noise (B, P) this is, for encoded features (N, C); `row` (B,) says which, None: the only."""
+        c = self.embedding(inputs)
+        c = c.expand(len(noise), -1) if row is None else c[row]
+        return self.standardise.inverse(self.splines.inverse(noise, c), c)
+
+
+class LibraryMembers(nn.Module):
+    """Members of the flows of a library, one after another, on the residual of one Gaussian regression."""
+
+    def __init__(self, spec: FlowSpec):
+        super().__init__()
+        self.spec = spec
+        self.start = GaussianStart(spec.parameters, len(spec.missing), spec.missing)
+        splines = _SPLINES[spec.family]
+        self.flows = nn.ModuleList(ConditionalFlow(spec, splines(spec)) for _ in range(spec.members))
+
+    def flow(self, member: int) -> ConditionalFlow:
+        found = self.flows[member]
+        assert isinstance(found, ConditionalFlow)
+        return found
+
+    def owned(self) -> Iterator[tuple[str, nn.Parameter, int | None]]:
+        """(name, weight, member)."""
+        for member, flow in enumerate(self.flows):
+            yield from ((name, weight, member) for name, weight in flow.named_parameters())
+
+    def frame(self, seen: Tensor) -> Frame:
+        """The regression for patterns (Q, D); the same order of the parameters for every member."""
+        return frame(self.start, seen, torch.arange(self.spec.parameters)[None])
+
+    def log_density(self, z: Tensor, inputs: Tensor, frame: Frame, pattern: Tensor) -> Tensor:
+        """Log density (M, B); arguments as in `Members.log_density`."""
+        where = place(self.start, z, inputs, frame, pattern)
+        log_scale = where.sd.log().sum(-1)
+        parts = [self.flow(m).log_prob(u, x) for m, (u, x) in enumerate(zip(where.u, inputs, strict=True))]
+        return torch.stack(parts) - log_scale
+
+    @torch.no_grad()
+    def log_prob(self, z: Tensor, inputs: Tensor) -> Tensor:
+        """Log density (M, B) of z (B, P) given inputs (B, C), or (1, C) for all."""
+        u, log_start = self.start(z, inputs)
+        return torch.stack([self.flow(m).log_prob(u, inputs) for m in range(self.spec.members)]) + log_start
+
+    @torch.no_grad()
+    def draw(self, member: int, noise: Tensor, inputs: Tensor, row: Tensor | None = None) -> Tensor:
+        """z (B, P) of standard normal noise (B, P); arguments as in `Members.draw`."""
+        u = self.flow(member).inverse(noise, inputs, row)
+        mean, factor = self.start.condition(inputs)
+        mean, factor = (mean, factor) if row is None else (mean[row], factor[row])
+        return mean + (factor @ u[..., None])[..., 0]
 
 
 class ZukoSplines(nn.Module):
@@ -218,16 +264,16 @@ def torch_device(name: str) -> torch.device:
 _SPLINES: dict[str, type[ZukoSplines] | type[NflowsSplines]] = {"zuko": ZukoSplines, "nflows": NflowsSplines}
 
 
-def build_flow(spec: FlowSpec, seed: int) -> ConditionalFlow:
-    """A new flow, initialised from `seed`; the global random state is left as it was.
+def build_flows(spec: FlowSpec, seed: int) -> "Members | LibraryMembers":
+    """New members of a posterior, initialised from `seed`; the global random state is left as it was.
 
     Examples:
-        >>> shape = {"hidden": 8, "layers": 2, "bins": 4, "blocks": 1, "dropout": 0.0}
-        >>> spec = FlowSpec(2, 3, (-1, -1, -1), "zuko", "coupling", **shape)
-        >>> flow = build_flow(spec, seed=0)
-        >>> round(flow.log_prob(torch.zeros(1, 2), torch.ones(1, 3)).item(), 4)  # -log(2 pi), as the prior
-        -1.8379
+        >>> shape = {"members": 2, "hidden": 8, "width": 8, "layers": 2, "bins": 4, "blocks": 1, "dropout": 0.0}
+        >>> spec = FlowSpec(2, 3, (-1, -1, -1), "zuko", "coupling", "normal", **shape)
+        >>> flows = build_flows(spec, seed=0)
+        >>> flows.log_prob(torch.zeros(1, 2), torch.ones(1, 3)).numpy().round(4).tolist()  # -log(2 pi), as the prior
+        [[-1.8379], [-1.8379]]
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ConditionalFlow(spec, _SPLINES[spec.family](spec))
+        return Members(spec) if spec.family == "batched" else LibraryMembers(spec)

@@ -64,7 +64,7 @@ class GaussianStart(nn.Module):
         # As many rows of equal weight would tell as much.
         n, d = float(w.sum() ** 2 / w.square().sum()), len(self.centre)
         w = w / len(z)
-        seen = self._seen(inputs).double()
+        seen = self.seen(inputs).double()
         x, targets = inputs[:, :d].double(), z.double()
         self.centre.copy_((w * x * seen).sum(0) / (w * seen).sum(0).clamp(min=1.0 / len(z)))
         self.mean.copy_((w * targets).sum(0))
@@ -83,22 +83,34 @@ class GaussianStart(nn.Module):
             total = total + (weights[part] * (-0.5 * (u.square() + _LOG_2PI).sum(-1) + log_det)).sum()
         return total / weights.sum()
 
-    def _seen(self, inputs: Tensor) -> Tensor:
-        """(B, D) one where a column is observed."""
-        flags = inputs[:, self.missing.clamp(min=0)]
+    def seen(self, inputs: Tensor) -> Tensor:
+        """(*, D) one where a column of inputs (*, C) is observed."""
+        flags = inputs[..., self.missing.clamp(min=0)]
         return 1.0 - torch.where(self.missing >= 0, flags, torch.zeros_like(flags))
 
+    @torch.no_grad()
+    def moments(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Regression (Q, P, D) and covariance (Q, P, P) of z for Q patterns of observed columns (Q, D)."""
+        seen, cross = seen.double(), self.cross.double()
+        # An unobserved column becomes an independent one: the shape stays the same whatever is missing.
+        joint = self.features.double() * seen[:, :, None] * seen[:, None, :] + torch.diag_embed(1.0 - seen)
+        cross = cross * seen[:, :, None]
+        gain = torch.cholesky_solve(cross, torch.linalg.cholesky_ex(joint).L).mT
+        covariance = self.covariance.double() - gain @ cross
+        return gain.to(self.cross.dtype), covariance.to(self.cross.dtype)
+
+    def centred(self, inputs: Tensor) -> Tensor:
+        """Columns (*, D) about their means, zero where unobserved."""
+        return (inputs[..., : len(self.centre)] - self.centre) * self.seen(inputs)
+
+    @torch.no_grad()
     def condition(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (B, P) and Cholesky factor (B, P, P) of z given inputs (B, C)."""
-        seen = self._seen(inputs)
-        x = (inputs[:, : len(self.centre)] - self.centre) * seen
-        # An unobserved column becomes an independent one: the shape stays the same whatever is missing.
-        joint = self.features * seen[:, :, None] * seen[:, None, :] + torch.diag_embed(1.0 - seen)
-        both = torch.cat([self.cross * seen[:, :, None], x[:, :, None]], dim=-1)
-        solved = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(joint).L, both, upper=False)
-        gain, x = solved[..., :-1], solved[..., -1:]
-        covariance = self.covariance - gain.mT @ gain
-        return self.mean + (gain.mT @ x)[..., 0], torch.linalg.cholesky_ex(covariance).L
+        seen, pattern = torch.unique(self.seen(inputs), dim=0, return_inverse=True)
+        gain, covariance = self.moments(seen)
+        x = self.centred(inputs)
+        mean = self.mean + (x @ gain[0].mT if len(seen) == 1 else (gain[pattern] @ x[..., None])[..., 0])
+        return mean, torch.linalg.cholesky_ex(covariance).L[pattern]
 
     def forward(self, z: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """u (B, P) and the log determinant (B,); inputs may have one row for all."""

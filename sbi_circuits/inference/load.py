@@ -14,7 +14,7 @@ from safetensors.torch import load
 from sbi_circuits.errors import InferenceError, SbiCircuitsError
 from sbi_circuits.inference.config import FlowSpec
 from sbi_circuits.inference.encode import FeatureEncoder
-from sbi_circuits.inference.flows import build_flow, torch_device
+from sbi_circuits.inference.flows import build_flows, torch_device
 from sbi_circuits.inference.posterior import Posterior
 from sbi_circuits.inference.save import MANIFEST, SCHEMA, WEIGHTS
 from sbi_circuits.inference.support import Support
@@ -42,17 +42,15 @@ def load_posterior(folder: str | Path, device: str = "cpu") -> Posterior:
 
 
 def _rebuild(manifest: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Posterior:
-    flows = []
-    for i, content in enumerate(manifest["flows"]):
-        flow = build_flow(FlowSpec(**content | {"missing": tuple(content["missing"])}), seed=0)
-        flow.load_state_dict(_part(tensors, f"flow.{i}."))
-        flows.append(flow)
+    content = manifest["flows"]
+    flows = build_flows(FlowSpec(**content | {"missing": tuple(content["missing"])}), seed=0)
+    flows.load_state_dict(_part(tensors, "flows."))
     return Posterior(
         prior=Prior.from_toml(manifest["prior"]),
         feature_names=tuple(manifest["feature_names"]),
         feature_units=tuple(manifest["feature_units"]),
         encoder=FeatureEncoder(**_arrays(tensors, "encoder.")),
-        flows=tuple(flows),
+        flows=flows,
         weights=tensors["weights"].numpy(),
         support=Support(**_arrays(tensors, "support.")),
         provenance=manifest["provenance"],

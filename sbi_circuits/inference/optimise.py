@@ -1,21 +1,23 @@
-"""The training loop of one flow: tensors stay on the device, the host looks once an epoch."""
+"""The training loop of all members at once: tensors stay on the device, the host looks once an epoch."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sbi_circuits.errors import InferenceError
-from sbi_circuits.inference.config import TrainingConfig
+from sbi_circuits.inference.config import FlowSpec, TrainingConfig
 from sbi_circuits.inference.encode import EncodedFeatures, random_drops
-from sbi_circuits.inference.flows import ConditionalFlow
+from sbi_circuits.inference.gaussian import GaussianStart
+from sbi_circuits.inference.members import Frame
 
 _WARM_UP = 0.05  # share of the steps in which the learning rate rises
 _CHUNK = 1024
+_PATTERNS, _MOST_PATTERNS = 64, 2048  # of dropped features in one epoch; of all unobserved ones together
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: mean negative log densities in nats, in z coordinates, and the learning rate it ended on."""
+    """One epoch of one member: mean negative log densities in nats, and the learning rate it ended on."""
 
     index: int
     train: float
@@ -44,7 +46,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class MemberFit:
-    """How one member's training went; its flow carries the weights of epoch `best`."""
+    """How one member's training went; the weights are those of epoch `best`."""
 
     epochs: tuple[Epoch, ...]
     best: int
@@ -52,22 +54,34 @@ class MemberFit:
     seconds: float
 
 
-def fit_flow(
-    flow: ConditionalFlow,
+class Trainable(Protocol):
+    """What the loop needs of the members; `members.Members` and `flows.LibraryMembers` have it."""
+
+    spec: FlowSpec
+    start: GaussianStart
+
+    def frame(self, seen: Tensor) -> Frame: ...
+    def log_density(self, z: Tensor, inputs: Tensor, frame: Frame, pattern: Tensor) -> Tensor: ...
+    def log_prob(self, z: Tensor, inputs: Tensor) -> Tensor: ...
+    def owned(self) -> Iterator[tuple[str, nn.Parameter, int | None]]: ...
+
+
+def fit_members(
+    flows: Trainable,
     train: Rows,
     validation: Rows,
     config: TrainingConfig,
     seed: int,
-    report: Callable[[Epoch], None],
-) -> MemberFit:
-    """Train a flow in place and leave the weights with the lowest validation loss in it.
+    report: Callable[[int, list[Epoch]], None],
+) -> tuple[MemberFit, ...]:
+    """Train members in place and leave each with the weights of its lowest validation loss.
 
     Epoch 0 is the untrained flow, a Gaussian regression or the prior: what cannot be learned is not.
 
     Args:
         config: resolved, see `TrainingConfig.resolve`.
         seed: of the order of the rows, the dropped features and the dropout.
-        report: called after every epoch.
+        report: called after every epoch, with its index and every member's figures.
 
     Raises:
         InferenceError: if the loss stops being finite before anything was learned.
@@ -76,63 +90,111 @@ def fit_flow(
     device = train.z.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        run = _Run(flow, train, config, torch.Generator(device).manual_seed(seed))
-        epochs = [Epoch(0, math.nan, run.score(validation), 0.0)]
-        best, best_weights = epochs[0], run.snapshot()
+        run = _Run(flows, train, config, torch.Generator(device).manual_seed(seed))
+        history = [_epochs(0, torch.full_like(run.best, math.nan), run.keep_best(validation), 0.0)]
+        last_gain = 0
         for index in range(1, config.epochs + 1):
             loss = run.epoch()
-            epochs.append(Epoch(index, loss, run.score(validation), run.rate))
-            report(epochs[-1])
-            if epochs[-1].validation < best.validation:
-                best, best_weights = epochs[-1], run.snapshot()
-            if not math.isfinite(loss) or index - best.index >= config.patience:
+            before = run.best.clone()
+            scores = run.keep_best(validation)
+            history.append(_epochs(index, loss, scores, run.rate))
+            report(index, history[-1])
+            last_gain = index if bool((run.best < before).any()) else last_gain
+            if not bool(torch.isfinite(loss).all()) or index - last_gain >= config.patience:
                 break
-    if best.index == 0 and not math.isfinite(loss):
+    if last_gain == 0 and not bool(torch.isfinite(loss).all()):
         raise InferenceError("training diverged: the loss is not finite; lower the learning rate")
-    run.restore(best_weights)
-    return MemberFit(tuple(epochs), best.index, best.validation, time.perf_counter() - started)
+    run.rewind()
+    seconds = time.perf_counter() - started
+    return tuple(_member_fit(epochs, seconds) for epochs in zip(*history, strict=True))
+
+
+def _epochs(index: int, loss: Tensor, scores: Tensor, rate: float) -> list[Epoch]:
+    pairs = zip(loss.tolist(), scores.tolist(), strict=True)
+    return [Epoch(index, train, validation, rate) for train, validation in pairs]
+
+
+def _member_fit(epochs: tuple[Epoch, ...], seconds: float) -> MemberFit:
+    best = min(epochs, key=lambda epoch: epoch.validation if math.isfinite(epoch.validation) else math.inf)
+    return MemberFit(epochs, best.index, best.validation, seconds)
 
 
 class _Run:
-    """The optimiser's state and the moving average of the weights."""
+    """The optimiser's state, the moving average of the weights, and the best of these for each member."""
 
-    def __init__(self, flow: ConditionalFlow, train: Rows, config: TrainingConfig, random: torch.Generator):
-        self.flow, self.train, self.config, self.random = flow, train, config, random
+    def __init__(self, flows: Trainable, train: Rows, config: TrainingConfig, random: torch.Generator):
+        self.flows, self.train, self.config, self.random = flows, train, config, random
+        self.members = flows.spec.members
         self.batch = min(config.batch, len(train.z))
         self.per_epoch = len(train.z) // self.batch
         self.steps = self.per_epoch * config.epochs
         self.step, self.rate = 0, 0.0
-        self.weights: list[Tensor] = list(flow.parameters())
+        owned = list(flows.owned())
+        self.weights: list[Tensor] = [w for _, w, _ in owned]
+        self.owners = [owner for _, _, owner in owned]
         self.average = [w.detach().clone() for w in self.weights]
-        decayed = [w for w in self.weights if w.ndim > 1]
-        plain = [w for w in self.weights if w.ndim <= 1]
+        self.kept = [w.detach().clone() for w in self.weights]
+        self.best = torch.full((self.members,), math.inf, device=train.z.device)
+        decayed = [w for name, w, _ in owned if "bias" not in name]
+        plain = [w for name, w, _ in owned if "bias" in name]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay, fused=True)
+        self.native, self.native_pattern = torch.unique(train.features.unobserved, dim=0, return_inverse=True)
+        self.inputs = train.features.inputs()
 
-    def epoch(self) -> float:
-        """One pass over the rows in random order; the mean loss, read from the device once."""
-        self.flow.train()
-        order = torch.randperm(len(self.train.z), generator=self.random, device=self.train.z.device)
-        total = torch.zeros((), device=self.train.z.device)
+    def epoch(self) -> Tensor:
+        """One pass over the rows, in an order of its own for each member; the mean losses (M,)."""
+        self._module().train()
+        device, n = self.train.z.device, len(self.train.z)
+        drops, frame = self._patterns()
+        order = torch.rand(self.members, n, generator=self.random, device=device).argsort(1)
+        chosen = torch.randint(len(drops), (self.members, n), generator=self.random, device=device)
+        total = torch.zeros(self.members, device=device)
         for k in range(self.per_epoch):
-            total += self._step(order[k * self.batch : (k + 1) * self.batch])
-        return float(total) / self.per_epoch
+            part = slice(k * self.batch, (k + 1) * self.batch)
+            total += self._step(order[:, part], chosen[:, part], drops, frame)
+        return total / self.per_epoch
 
-    def _step(self, rows: Tensor) -> Tensor:
-        self._set_rate()
-        features = self.train.features[rows]
-        dropped = None
+    def _patterns(self) -> tuple[Tensor, Frame]:
+        """Features that rows of this epoch lose (Q, F), and the regression for each with each native pattern."""
+        groups, known = self.train.groups, len(self.native)
+        drops = torch.zeros(1, len(groups), dtype=torch.bool, device=groups.device)
         if self.config.drop:
-            dropped = random_drops(len(rows), self.train.groups, self.config.drop, self.random)
-        log_prob = self.flow.log_prob(self.train.z[rows], features.inputs(dropped))
-        loss = -(self.train.weights[rows] * log_prob).mean()
+            size = max(8, min(_PATTERNS, _MOST_PATTERNS // known))
+            drops = random_drops(size, groups, self.config.drop, self.random)
+        nothing = torch.zeros(known * len(drops), len(groups), device=groups.device)
+        lacking = self.native.repeat_interleave(len(drops), 0)
+        empty = EncodedFeatures(nothing, nothing, lacking, self.train.features.columns)
+        return drops, self.flows.frame(self.flows.start.seen(empty.inputs(drops.repeat(known, 1))))
+
+    def _step(self, rows: Tensor, chosen: Tensor, drops: Tensor, frame: Frame) -> Tensor:
+        self._set_rate()
+        pattern = self.native_pattern[rows] * len(drops) + chosen
+        inputs = self.train.features[rows].inputs(drops[chosen]) if self.config.drop else self.inputs[rows]
+        log_density = self.flows.log_density(self.train.z[rows], inputs, frame, pattern)
+        loss = -(self.train.weights[rows] * log_density).mean(1)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip)
+        loss.sum().backward()
+        self._clip()
         self.optimiser.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.average, self.weights, 1.0 - self.config.ema)
         return loss.detach()
+
+    def _clip(self) -> None:
+        """Each member by its own gradient norm: none can slow another down."""
+        squares = torch.zeros(self.members, device=self.train.z.device)
+        for w, owner in zip(self.weights, self.owners, strict=True):
+            if w.grad is None:
+                continue
+            if owner is None:
+                squares += w.grad.reshape(self.members, -1).square().sum(1)
+            else:
+                squares[owner] += w.grad.square().sum()
+        factor = (self.config.clip / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+        for w, owner in zip(self.weights, self.owners, strict=True):
+            if w.grad is not None:
+                w.grad.mul_(_spread(factor, w) if owner is None else factor[owner])
 
     def _set_rate(self) -> None:
         warm = max(1, round(_WARM_UP * self.steps))
@@ -143,26 +205,40 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
 
-    def score(self, rows: Rows) -> float:
-        """Mean negative log density of fully observed rows under the averaged weights."""
+    @torch.no_grad()
+    def keep_best(self, rows: Rows) -> Tensor:
+        """Losses (M,) of fully observed rows under the averaged weights, which are kept where they are the best."""
         current = [w.detach().clone() for w in self.weights]
-        self.restore(self.average)
-        loss = -float((rows.weights * log_densities(self.flow, rows)).sum() / rows.weights.sum())
-        self.restore(current)
-        return loss
+        self._restore(self.average)
+        scores = -(rows.weights * log_densities(self.flows, rows)).sum(1) / rows.weights.sum()
+        self._restore(current)
+        better = scores < self.best  # never for NaN
+        self.best = torch.where(better, scores, self.best)
+        for kept, average, owner in zip(self.kept, self.average, self.owners, strict=True):
+            kept.copy_(torch.where(_spread(better, kept) if owner is None else better[owner], average, kept))
+        return scores
 
-    def snapshot(self) -> list[Tensor]:
-        return [w.clone() for w in self.average]
+    def rewind(self) -> None:
+        self._restore(self.kept)
 
-    def restore(self, values: list[Tensor]) -> None:
+    def _restore(self, values: list[Tensor]) -> None:
         with torch.no_grad():
             torch._foreach_copy_(self.weights, values)
-        self.flow.eval()
+        self._module().eval()
+
+    def _module(self) -> nn.Module:
+        assert isinstance(self.flows, nn.Module)
+        return self.flows
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    """values (M,) over a weight whose first axis is M, or M times as many groups."""
+    repeated = values.repeat_interleave(like.shape[0] // len(values))
+    return repeated.view(-1, *[1] * (like.ndim - 1))
 
 
 @torch.no_grad()
-def log_densities(flow: ConditionalFlow, rows: Rows) -> Tensor:
-    """Log density of every row, (n,), in chunks."""
-    flow.eval()
+def log_densities(flows: Trainable, rows: Rows) -> Tensor:
+    """Log density of every row under every member, (M, n), in chunks."""
     parts = [slice(k, k + _CHUNK) for k in range(0, len(rows.z), _CHUNK)]
-    return torch.cat([flow.log_prob(rows.z[part], rows.features[part].inputs()) for part in parts])
+    return torch.cat([flows.log_prob(rows.z[part], rows.features[part].inputs()) for part in parts], dim=1)

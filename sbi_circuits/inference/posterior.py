@@ -13,14 +13,17 @@ from torch import Tensor
 
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import UNOBSERVED
+from sbi_circuits.inference import coordinates
 from sbi_circuits.inference.encode import EncodedFeatures, FeatureEncoder
-from sbi_circuits.inference.flows import ConditionalFlow
+from sbi_circuits.inference.flows import LibraryMembers
+from sbi_circuits.inference.members import Members
 from sbi_circuits.inference.observe import Observation, observation
 from sbi_circuits.inference.save import save_posterior
 from sbi_circuits.inference.support import ObservationCheck, Support
 from sbi_circuits.prior import Prior
 from sbi_circuits.seeds import generator, stream_key
 
+Flows = Members | LibraryMembers
 _CHUNK = 10_000
 _ROWS_CHUNK = 1000  # every row has matrices of its own
 _REDRAWS = 5
@@ -37,7 +40,7 @@ class Posterior:
         prior: of theta.
         feature_names, feature_units: (F,) of the observation.
         encoder: features to network inputs.
-        flows: the members of the ensemble.
+        flows: the members of the mixture, as one conditional density.
         weights: (members,) of the mixture, summing to one.
         support: what `check` compares an observation with.
         provenance: circuit, digests, feature set, configuration, seed, counts, validation figures.
@@ -53,15 +56,14 @@ class Posterior:
     feature_names: tuple[str, ...]
     feature_units: tuple[str, ...]
     encoder: FeatureEncoder
-    flows: tuple[ConditionalFlow, ...]
+    flows: Flows
     weights: np.ndarray
     support: Support
     provenance: Mapping[str, Any]
     log: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for flow in self.flows:
-            flow.to(_DTYPE).eval().requires_grad_(False)
+        self.flows.to(_DTYPE).eval().requires_grad_(False)
 
     def __call__(self, x: Any) -> "PosteriorDistribution":
         """The distribution over theta given one observation.
@@ -93,6 +95,39 @@ class Posterior:
         features = self._encode(np.asarray(values, dtype=float), np.asarray(states))
         return self._log_prob(np.asarray(theta, dtype=float), features)
 
+    def sample_rows(self, values: np.ndarray, states: np.ndarray, n: int, seed: int) -> np.ndarray:
+        """n draws for each of N observations (N, F) at once: (N, n, P), declared units."""
+        return self.draw_rows(self._encode(np.asarray(values, dtype=float), np.asarray(states)), n, seed)
+
+    def draw_rows(self, features: EncodedFeatures, n: int, seed: int) -> np.ndarray:
+        """n draws (N, n, P), declared units, for N rows of encoded features; see `sample_rows`."""
+        if n < 0:
+            raise InferenceError(f"cannot draw {n} configurations")
+        random = generator(seed, "posterior")
+        inputs, p = features.inputs(), len(self.prior)
+        counts = random.multinomial(n, self.weights)  # strata: the same for every row
+        parts = [self._draw_member(member, count, inputs, seed) for member, count in enumerate(counts)]
+        z = np.concatenate(parts, axis=1)[:, random.permutation(n)]
+        theta = coordinates.from_z(self.prior, z.reshape(-1, p), self.coordinates)
+        return theta.reshape(len(inputs), n, p)
+
+    def _draw_member(self, member: int, n: int, inputs: Tensor, seed: int) -> np.ndarray:
+        """n draws (N, n, P) of one member, coordinates of the flows; the noise is the CPU's so that devices agree."""
+        random = torch.Generator().manual_seed(stream_key(seed, "noise", member) % 2**63)
+        rows, p = len(inputs), len(self.prior)
+        row = None if rows == 1 else torch.arange(rows).repeat_interleave(n).to(inputs.device)
+        noise = torch.randn(rows * n, p, generator=random, dtype=_DTYPE).to(inputs.device)
+        parts = [slice(k, k + _CHUNK) for k in range(0, rows * n, _CHUNK)]
+        drawn = [self.flows.draw(member, noise[s], inputs, None if row is None else row[s]) for s in parts]
+        z = torch.cat([*drawn, noise[:0]])
+        for _ in range(_REDRAWS):
+            lost = ~torch.isfinite(z).all(1)
+            if not bool(lost.any()):
+                return z.view(rows, n, p).cpu().numpy()
+            again = torch.randn(int(lost.sum()), p, generator=random, dtype=_DTYPE).to(inputs.device)
+            z[lost] = self.flows.draw(member, again, inputs, None if row is None else row[lost])
+        raise InferenceError("cannot draw for this observation; it is far outside the simulations")
+
     def ensemble(self, observation: Any, n: int = 100, **options: Any) -> Any:
         """Draw, simulate again, keep what agrees: an `Ensemble`; see `sbi_circuits.build_ensemble` for the options.
 
@@ -110,13 +145,12 @@ class Posterior:
 
     def to(self, device: str | torch.device) -> "Posterior":
         """This posterior with its flows on another device (moved, not copied)."""
-        for flow in self.flows:
-            flow.to(device)
+        self.flows.to(device)
         return replace(self)
 
     @property
     def device(self) -> torch.device:
-        return next(self.flows[0].parameters()).device
+        return next(self.flows.parameters()).device
 
     def _encode(self, values: np.ndarray, states: np.ndarray) -> EncodedFeatures:
         lacking = (states == UNOBSERVED).any(0) & ~self.encoder.droppable & ~self.encoder.ignored
@@ -128,19 +162,27 @@ class Posterior:
     @torch.no_grad()
     def _log_prob(self, theta: np.ndarray, features: EncodedFeatures) -> np.ndarray:
         """Log density of theta (n, P) given n rows of features, or one for all."""
-        z = self.prior.unconstrain(np.where(self.prior.contains(theta)[:, None], theta, self._middle))
+        inside = self.prior.contains(theta)
+        theta = np.where(inside[:, None], theta, self._middle)
+        z = coordinates.to_z(self.prior, theta, self.coordinates)
         inputs = features.inputs()
         size = _CHUNK if len(inputs) == 1 else _ROWS_CHUNK
         parts = [slice(k, k + size) for k in range(0, len(z), size)]
         log_q = [self._mixture(z[part], inputs if len(inputs) == 1 else inputs[part]) for part in parts]
-        density = np.concatenate([*log_q, np.zeros(0)]) - self.prior.log_abs_det(z)
-        return np.where(self.prior.contains(theta), density, -np.inf)
+        log_q = np.concatenate([*log_q, np.zeros(0)])
+        density = log_q + coordinates.log_abs_det(self.prior, theta, z, self.coordinates)
+        return np.where(inside, density, -np.inf)
 
     def _mixture(self, z: np.ndarray, inputs: Tensor) -> np.ndarray:
         points = torch.as_tensor(z, dtype=_DTYPE, device=self.device)
-        members = torch.stack([flow.log_prob(points, inputs) for flow in self.flows]).cpu().numpy()
+        members = self.flows.log_prob(points, inputs).cpu().numpy()
         with np.errstate(divide="ignore"):
             return np.logaddexp.reduce(members + np.log(self.weights)[:, None], axis=0)
+
+    @property
+    def coordinates(self) -> str:
+        """Those of z in the flows, see `coordinates`."""
+        return self.flows.spec.coordinates
 
     @cached_property
     def _middle(self) -> np.ndarray:
@@ -165,7 +207,7 @@ class PosteriorDistribution:
 
     def sample(self, n: int, seed: int) -> np.ndarray:
         """n configurations (n, P), declared units, never outside the prior; equal seeds give equal draws."""
-        return self.prior.constrain(self.sample_z(n, seed))
+        return self.posterior.draw_rows(self.features, n, seed)[0]
 
     def log_prob(self, theta: np.ndarray) -> np.ndarray:
         """Log density of theta (n, P) or (P,): (n,), in 1/declared units; -inf outside the prior."""
@@ -177,25 +219,7 @@ class PosteriorDistribution:
 
     def sample_z(self, n: int, seed: int) -> np.ndarray:
         """n draws (n, P) in the prior's unbounded coordinates, where the prior is a standard normal."""
-        if n < 0:
-            raise InferenceError(f"cannot draw {n} configurations")
-        random = generator(seed, "posterior")
-        counts = random.multinomial(n, self.posterior.weights)
-        parts = [self._draw(member, count, seed) for member, count in enumerate(counts)]
-        return np.concatenate(parts)[random.permutation(n)]
-
-    def _draw(self, member: int, n: int, seed: int) -> np.ndarray:
-        """n draws of one member, from noise drawn on the CPU so that devices agree."""
-        flow, inputs = self.posterior.flows[member], self.features.inputs()[0]
-        random = torch.Generator().manual_seed(stream_key(seed, "noise", member) % 2**63)
-        parts = [_push(flow, inputs, min(_CHUNK, n - k), random) for k in range(0, n, _CHUNK)]
-        z = np.concatenate([np.zeros((0, len(self.prior))), *parts])
-        for _ in range(_REDRAWS):
-            lost = ~np.isfinite(z).all(1)
-            if not lost.any():
-                return z
-            z[lost] = _push(flow, inputs, int(lost.sum()), random)
-        raise InferenceError("cannot draw for this observation; it is far outside the simulations")
+        return self.prior.unconstrain(self.sample(n, seed))
 
     def mean(self, n: int = 10_000, seed: int = 0) -> np.ndarray:
         """Posterior mean (P,), declared units, over n draws."""
@@ -214,9 +238,3 @@ class PosteriorDistribution:
         if not 0.0 < level < 1.0:
             raise InferenceError(f"level {level:g} must lie between 0 and 1")
         return self.quantiles([0.5 - level / 2, 0.5 + level / 2], n, seed)
-
-
-@torch.no_grad()
-def _push(flow: ConditionalFlow, inputs: Tensor, n: int, random: torch.Generator) -> np.ndarray:
-    noise = torch.randn(n, flow.spec.parameters, generator=random, dtype=_DTYPE)
-    return flow.inverse(noise.to(inputs.device), inputs).cpu().numpy()

@@ -15,7 +15,7 @@ from safetensors.torch import save
 if TYPE_CHECKING:
     from sbi_circuits.inference.posterior import Posterior
 
-SCHEMA = 1
+SCHEMA = 2
 WEIGHTS, MANIFEST, LOG = "posterior.safetensors", "posterior.json", "training.log"
 _PACKAGES = ("sbi-circuits", "torch", "zuko", "nflows", "numpy")
 
@@ -35,9 +35,7 @@ def _tensors(posterior: "Posterior") -> dict[str, torch.Tensor]:
     parts: dict[str, torch.Tensor] = {"weights": torch.as_tensor(posterior.weights)}
     parts |= {f"encoder.{name}": torch.as_tensor(a) for name, a in posterior.encoder.to_arrays().items()}
     parts |= {f"support.{name}": torch.as_tensor(a) for name, a in posterior.support.to_arrays().items()}
-    for i, flow in enumerate(posterior.flows):
-        state = flow.state_dict()
-        parts |= {f"flow.{i}.{name}": _stored(t) for name, t in state.items()}
+    parts |= {f"flows.{name}": _stored(t) for name, t in posterior.flows.state_dict().items()}
     return {name: t.detach().cpu().contiguous().clone() for name, t in parts.items()}
 
 
@@ -55,7 +53,7 @@ def _manifest(posterior: "Posterior") -> dict[str, Any]:
         "feature_units": posterior.feature_units,
         "signed_log": np.array(posterior.feature_names)[posterior.encoder.log].tolist(),
         "ignored": np.array(posterior.feature_names)[posterior.encoder.ignored].tolist(),
-        "flows": [asdict(flow.spec) for flow in posterior.flows],
+        "flows": asdict(posterior.flows.spec),
         "versions": {package: version(package) for package in _PACKAGES},
         "provenance": dict(posterior.provenance),
         "log": posterior.log,

@@ -4,10 +4,9 @@ Sources: Papamakarios & Murray 2016, arXiv:1605.06376; Greenberg et al. 2019, ar
 Hermans et al. 2022, arXiv:2110.06581.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sbi_circuits.features import UNDEFINED
+from sbi_circuits.inference import coordinates
+from sbi_circuits.inference.choose import better_coordinates, fitted_start
 from sbi_circuits.inference.config import FlowSpec, TrainingConfig
 from sbi_circuits.inference.data import TrainingData
 from sbi_circuits.inference.encode import FeatureEncoder, feature_groups
-from sbi_circuits.inference.flows import ConditionalFlow, build_flow, torch_device
-from sbi_circuits.inference.gaussian import GaussianStart
-from sbi_circuits.inference.optimise import Epoch, MemberFit, Rows, fit_flow, log_densities
-from sbi_circuits.inference.posterior import Posterior
+from sbi_circuits.inference.flows import build_flows, torch_device
+from sbi_circuits.inference.optimise import Epoch, MemberFit, Rows, fit_members, log_densities
+from sbi_circuits.inference.posterior import Flows, Posterior
 from sbi_circuits.inference.support import Support
 from sbi_circuits.inference.weights import local_weights
 from sbi_circuits.seeds import generator, stream_key
@@ -30,6 +30,7 @@ from sbi_circuits.seeds import generator, stream_key
 _LOG_EVERY = 10
 # Operations of so narrow a network are too short to share: two threads took 2.6 times as long as one.
 _SMALL, _SMALL_THREADS = 128, 1
+_PARTS = ("training", "validation")
 _APART = 3.0  # how far rows with and without a feature lie apart, in scaled units
 
 
@@ -65,20 +66,29 @@ def train(
     training, validation = _split(data.rows, config.validation, seed)
     encoder = FeatureEncoder.fit(data.values[training], data.states[training], dropping=config.drop > 0)
     weights = _row_weights(data, encoder, config.importance)
-    rows = _Split(*(_rows(data, encoder, weights, part, device) for part in (training, validation)))
     spec = FlowSpec.of(config, len(data.prior), encoder.inputs, encoder.missing)
+
+    def split(where: str) -> _Split:
+        return _Split(*(_rows(data, encoder, weights, part, device, where) for part in (training, validation)))
+
+    if config.coordinates == "auto":
+        both = {name: split(name) for name in coordinates.COORDINATES}
+        training_rows, validation_rows = ({k: getattr(v, part) for k, v in both.items()} for part in _PARTS)
+        config = replace(config, coordinates=better_coordinates(spec, training_rows, validation_rows))
+        spec = FlowSpec.of(config, len(data.prior), encoder.inputs, encoder.missing)
+    rows = split(config.coordinates)
     with _threads(_SMALL_THREADS if config.hidden <= _SMALL and device.type == "cpu" else torch.get_num_threads()):
-        fits = _fit_members(spec, rows, config, progress, seed)
-    flows = tuple(flow for flow, _ in fits)
-    mixture = _weights([fit for _, fit in fits], len(validation), config.weighting)
-    figures = _figures(flows, mixture, rows) | {"effective_rows": float(weights.sum() ** 2 / (weights**2).sum())}
+        flows, fits = _fit(spec, rows, config, progress, seed)
+        mixture = _weights(fits, len(validation), config.weighting)
+        figures = _figures(flows, mixture, rows)
+    figures |= {"effective_rows": float(weights.sum() ** 2 / (weights**2).sum())}
     counts = {"training": len(training), "validation": len(validation)}
     own = {"config": vars(config), "seed": int(seed), "rows": counts, "validation": figures}
     return Posterior(
         prior=data.prior, feature_names=data.feature_names, feature_units=data.feature_units, encoder=encoder,
         flows=flows, weights=mixture, support=Support.fit(data.values, data.states, encoder, seed),
         provenance=dict(data.provenance) | own,
-        log=_log(data, encoder, config, [fit for _, fit in fits], figures),
+        log=_log(data, encoder, config, fits, figures),
     )  # fmt: skip
 
 
@@ -114,74 +124,64 @@ def _row_weights(data: TrainingData, encoder: FeatureEncoder, importance: str) -
 
 
 def _rows(
-    data: TrainingData, encoder: FeatureEncoder, weights: np.ndarray, index: np.ndarray, device: torch.device
+    data: TrainingData,
+    encoder: FeatureEncoder,
+    weights: np.ndarray,
+    index: np.ndarray,
+    device: torch.device,
+    where: str,
 ) -> Rows:
-    z = torch.as_tensor(data.prior.unconstrain(data.theta[index])).float()
+    z = torch.as_tensor(coordinates.to_z(data.prior, data.theta[index], where)).float()
     features = encoder.tensors(data.values[index], data.states[index], torch.float32)
     groups = torch.as_tensor(feature_groups(data.feature_names))
     chosen = torch.as_tensor(weights[index]).float()
     return Rows(z.to(device), features.to(device), groups.to(device), chosen.to(device))
 
 
-def _fit_members(
+def _fit(
     spec: FlowSpec, rows: _Split, config: TrainingConfig, progress: bool, seed: int
-) -> list[tuple[ConditionalFlow, MemberFit]]:
-    """Every member of the ensemble, one after another."""
-    start = _start(spec, rows)
-    fits = []
-    with _progress(config.members, config.epochs, progress) as reporter:
-        for member in range(config.members):
-            flow = build_flow(spec, stream_key(seed, "weights", member) % 2**63).to(rows.training.z.device)
-            flow.start.load_state_dict(start.state_dict())
-            key = stream_key(seed, "training", member) % 2**63
-            fit = fit_flow(flow, rows.training, rows.validation, config, key, reporter(member))
-            fits.append((flow, fit))
-    return fits
-
-
-def _start(spec: FlowSpec, rows: _Split) -> GaussianStart:
-    """The Gaussian regression that all members begin with."""
-    start = GaussianStart(spec.parameters, len(spec.missing), spec.missing).to(rows.training.z.device)
+) -> tuple[Flows, tuple[MemberFit, ...]]:
+    """All members, which begin with one Gaussian regression."""
+    flows = build_flows(spec, stream_key(seed, "weights") % 2**63).to(rows.training.z.device)
     training, validation = rows.training, rows.validation
-    start.fit(*(part for r in (training, validation) for part in (r.z, r.features.inputs(), r.weights)))
-    return start
+    flows.start.load_state_dict(fitted_start(spec, training, validation).state_dict())
+    with _progress(config.epochs, progress) as report:
+        fits = fit_members(flows, training, validation, config, stream_key(seed, "training") % 2**63, report)
+    return flows, fits
 
 
 @contextmanager
-def _progress(members: int, epochs: int, shown: bool) -> Iterator[Callable[[int], Callable[[Epoch], None]]]:
+def _progress(epochs: int, shown: bool) -> Iterator[Callable[[int, list[Epoch]], None]]:
     columns = (
         TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs, {task.description}"),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("starting", total=members * epochs)
+        task = bar.add_task("starting", total=epochs)
 
-        def reporter(member: int) -> Callable[[Epoch], None]:
-            def report(epoch: Epoch) -> None:
-                text = f"member {member + 1}: loss {epoch.train:.3f}, validation {epoch.validation:.3f}"
-                bar.update(task, completed=member * epochs + epoch.index, description=text)
+        def report(index: int, found: list[Epoch]) -> None:
+            train, validation = (np.mean([getattr(e, name) for e in found]) for name in ("train", "validation"))
+            bar.update(task, completed=index, description=f"loss {train:.3f}, validation {validation:.3f}")
 
-            return report
-
-        yield reporter
-        bar.update(task, completed=members * epochs)
+        yield report
+        bar.update(task, completed=epochs)
 
 
-def _weights(fits: list[MemberFit], rows: int, weighting: str) -> np.ndarray:
+def _weights(fits: tuple[MemberFit, ...], rows: int, weighting: str) -> np.ndarray:
     """(members,) weights of the mixture, summing to one."""
     losses = np.array([fit.validation for fit in fits])
     score = -rows * (losses - losses.min()) if weighting == "validation" else np.zeros(len(fits))
     return np.exp(score) / np.exp(score).sum()
 
 
-def _figures(flows: tuple[ConditionalFlow, ...], weights: np.ndarray, rows: _Split) -> dict[str, float]:
+def _figures(flows: Flows, weights: np.ndarray, rows: _Split) -> dict[str, float]:
     """Gain of the mixture over the prior, nats per row: its mean and standard error on validation rows."""
     figures = {}
     for name, part in (("training", rows.training), ("validation", rows.validation)):
-        members = torch.stack([log_densities(flow, part) for flow in flows]).double().cpu().numpy()
+        members = log_densities(flows, part).double().cpu().numpy()
         mixture = np.logaddexp.reduce(members + np.log(weights)[:, None], axis=0)
         z = part.z.double().cpu().numpy()
-        gain = mixture - (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(-1)
+        gain = mixture - coordinates.prior_log_prob(z, flows.spec.coordinates)
         weights_ = part.weights.double().cpu().numpy()
         effective = weights_.sum() ** 2 / (weights_**2).sum()
         mean = float(np.average(gain, weights=weights_))
@@ -194,7 +194,7 @@ def _log(
     data: TrainingData,
     encoder: FeatureEncoder,
     config: TrainingConfig,
-    fits: list[MemberFit],
+    fits: tuple[MemberFit, ...],
     figures: dict[str, float],
 ) -> tuple[str, ...]:
     """The training log, one line each."""

@@ -1,0 +1,54 @@
+"""The figures of a run as a table, and their place in RESULTS.md."""
+
+import datetime
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.engines.machine import description, load
+from benchmarks.engines.tables import table
+
+RESULTS = Path(__file__).resolve().parents[1] / "RESULTS.md"
+HEADING = "## Inference on the tasks of sbibm"
+Found = Mapping[tuple[str, str, int], list[dict[str, Any]]]
+_COLUMNS = ("task", "simulations", "estimator", "C2ST", "range", "held-out log density", "training s", "10,000 draws s")
+
+
+def comparison(found: Found, observations: int) -> str:
+    """One row for each estimator, task and budget, then the mean over the tasks."""
+    rows = [_row(*key, results) for key, results in found.items()]
+    rows += [_mean_row(estimator, budget, found) for estimator, budget in sorted({(e, b) for e, _, b in found})]
+    context = f"{datetime.date.today()}, {description()}; load average {load()}."
+    what = f"Observations 1 to {observations} of each task; C2ST as sbibm defines it; processor seconds, one thread."
+    return f"`make bench-inference`. {what} {context}\n\n{table(_COLUMNS, rows)}"
+
+
+def _row(estimator: str, task: str, budget: int, results: list[dict[str, Any]]) -> list[str]:
+    scores = np.concatenate([r["c2st"] for r in results])
+    held_out = np.mean([r["held_out"] for r in results])
+    train_s, draw_s = (np.mean([r[name] for r in results]) for name in ("train_s", "draw_s"))
+    spread = f"{scores.min():.3f}-{scores.max():.3f}"
+    figures = [f"{scores.mean():.3f}", spread, f"{held_out:.3f}", f"{train_s:.0f}", f"{draw_s:.2f}"]
+    return [task, str(budget), estimator, *figures]
+
+
+def _mean_row(estimator: str, budget: int, found: Found) -> list[str]:
+    chosen = [results for (e, _, b), results in found.items() if (e, b) == (estimator, budget)]
+    means = [np.mean([np.mean([r[name] for r in results]) for results in chosen]) for name in ("c2st", "train_s")]
+    return [f"mean of {len(chosen)}", str(budget), estimator, f"{means[0]:.3f}", "", "", f"{means[1]:.0f}", ""]
+
+
+def write_results(text: str) -> None:
+    """Put the table into RESULTS.md, in place of an earlier one."""
+    content = RESULTS.read_text() if RESULTS.exists() else "# Measured\n"
+    before, found, rest = content.partition(f"{HEADING}\n")
+    following = re.search(r"^## ", rest, flags=re.MULTILINE)
+    after = rest[following.start() :] if following else ""
+    parts = [before.rstrip(), f"{HEADING}\n{text.strip()}", after.rstrip()]
+    temporary = RESULTS.with_suffix(".tmp")
+    temporary.write_text("\n\n".join(part for part in parts if part) + "\n")
+    os.replace(temporary, RESULTS)
