@@ -12,7 +12,7 @@ from benchmarks.engines.tables import spread, table
 from sbi_circuits.circuit import get_circuit
 
 BRUNEL_TARGET, CORES_TARGET = 10.0, 1.8
-SYNAPSE = "static_synapse_hom_w"  # of NEST's synapses the leanest that can do this network, and faster than the usual one
+SYNAPSE = "static_synapse_hom_w"  # the leanest of NEST's synapses that can do this network
 SIZES = (500, 1000, 2000, 5000, 10_000, 20_000)
 CONNECTIONS = ("p_e2e", "p_e2i", "p_i2e", "p_i2i")
 ROUNDS = 2_000_000  # passes of the multiply-add loop, about a tenth of a second each 10^6
@@ -30,7 +30,7 @@ def measure_brunel(options: Options) -> str:
             rows.append(_regime(regime, (g, eta), _kernel(worker, circuit, theta, times, options.repeats), found))
     header = ["regime", "g, eta", "NEST", KERNEL, "faster than NEST by", "rate (Hz)", "CV"]
     note = (
-        f"Processor seconds per simulated second of the simulation alone, one thread each; NEST once, with `{SYNAPSE}`, "
+        f"Processor seconds per simulated second of the simulation, one thread each; NEST once, with `{SYNAPSE}`; "
         f"the kernel: median (minimum) of {options.repeats}. 0.2 s after 0.1 s, in the last regime 0.1 s after 0.05 s. "
         "Delay 1.5 ms and threshold 20 mV as NEST understands them. Rate and CV: NEST / kernel, one seed each and too "
         "short to compare; `tests/test_nest.py` compares them over seeds and longer times. "
