@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "boolean": ({"equations": "dv/dt = -v/tau : volt\nb : boolean"}, {}, "the boolean variable b"),
     "method": ({"equations": "dv/dt = -v**2/(tau*mV) : volt", "method": "exact"}, {}, "linear"),
     "plasticity": ({}, {**AT_SYNAPSES, "on_post": "x = 0"}, "on_post"),
-    "clock-driven": ({}, {**AT_SYNAPSES, "equations": DRIVEN.replace("event", "clock")}, "x, which is not event-driven"),
+    "clock-driven": ({}, {**AT_SYNAPSES, "equations": DRIVEN.replace("event", "clock")}, "x, which is not event"),
     "each synapse": ({}, {**AT_SYNAPSES, "initial": {"x": "rand()"}}, "'rand()' of x"),
     "time": ({}, {"on_spike": "v_post += weight*exp(-t/tau)"}, "'t'"),
     "target": ({}, {"on_spike": "v_post += weight*(20*mV - v_post)/mV"}, "'v_post'"),
