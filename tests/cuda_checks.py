@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 from numba import cuda as numba_cuda
 
-from sbi_circuits.circuit import Circuit, EarlyStop, Explicit, PoissonInput, Population, Projection, Record
+from sbi_circuits.circuit import (
+    Circuit,
+    EarlyStop,
+    Explicit,
+    PoissonInput,
+    Population,
+    Projection,
+    Record,
+    get_circuit,
+    list_circuits,
+)
 from sbi_circuits.engines import Protocol, Simulation, cuda_batch, cuda_prepare, kernel_cuda
 from sbi_circuits.engines.base import Engine
 from sbi_circuits.engines.cuda_device import SIMULATED, exp_single, exprel_single, sign_single, trunc_single
@@ -93,6 +103,25 @@ def test_double_precision_equals_the_cpu_kernel(name: str) -> None:
     found = run(CudaEngine("double"), circuit).recording
     assert found is not None and found.meta["engine"] == "kernel[cuda]"
     assert equal(found, expected)
+
+
+# Constants that make the shipped circuits small, and how long they run.
+SMALL = {
+    "adex_clustered": ({"n_total": "40"}, 0.01),
+    "brunel": ({"N_E": "60"}, 0.012),
+    "hodgkin_huxley": ({"n_total": "6"}, 0.002),
+    "izhikevich": ({"n_total": "40"}, 0.01),
+    "lif_stp": ({"N_E": "40"}, 0.006),
+}
+
+
+@pytest.mark.parametrize("name", list_circuits())
+def test_shipped_circuits_equal_the_cpu_kernel(name: str) -> None:
+    constants, duration = SMALL[name]
+    circuit = get_circuit(name)
+    circuit = dataclasses.replace(circuit, constants={**dict(circuit.constants), **constants})  # type: ignore[arg-type]
+    found, expected = (run(engine, circuit, duration) for engine in (CudaEngine("double"), NumbaEngine("double")))
+    assert found.outcome == expected.outcome and equal(found.recording, expected.recording)
 
 
 def test_negative_control_another_index_is_another_simulation() -> None:

@@ -9,8 +9,9 @@ Counting, for N neurons, R spikes/s each, S targets a neuron, h steps/s, E Poiss
 of a block:
     instructions: N h u (update) + 32 W h b (bookkeeping of every warp) + 5 N R S (delivery) + 33 N E (random words)
     bytes of device memory: 2 N R S (targets), 40 N R (moments); state and random words stay on the chip
-For adex_clustered at its check configuration (N 2000, R 24, S 126, h 5000, E 900, W 8) the generated machine code
-has u = 80 instructions in the loop over neurons and about b = 700 outside of loops: 8.0e8 + 9.0e8 + 3e7 + 6e7 thread
+For adex_clustered at its check configuration (N 2000, R 24, S 126, h 5000, E 820, W 8) the machine code for sm_90 has
+u = 80 instructions in the loop over neurons, and 1,180 outside of loops, of which a step runs some b = 700 (an
+estimate: the others are of absent projections, refills and the early stop): 8.0e8 + 9.0e8 + 3e7 + 5e7 thread
 instructions and 1.4e7 bytes a simulated second. An H200 issues 132 x 4 x 32 x 1.98 GHz = 3.3e13 thread instructions
 and moves 4.3e12 bytes a second (copy, measured): at most 1.9e4 simulated seconds a second by instructions and 3e5 by
 memory. Four blocks of 256 threads share an SM and hide one another's barriers (seven a step) and memory latency.
