@@ -93,6 +93,8 @@ REFUSED: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "shared": ({"equations": "dv/dt = (u - v)/tau : volt\nu : volt (shared)", "initial": {"u": "rand()*mV"}}, {},
                "the shared variable u"),
     "boolean": ({"equations": "dv/dt = -v/tau : volt\nb : boolean"}, {}, "the boolean variable b"),
+    "name": ({"equations": "dv/dt = -v/tau : volt\ncount : 1"}, {}, "a variable named 'count'"),
+    "name of a synapse": ({}, {**AT_SYNAPSES, "equations": DRIVEN + "\nk7 : 1"}, "a variable named 'k7'"),
     "method": ({"equations": "dv/dt = -v**2/(tau*mV) : volt", "method": "exact"}, {}, "linear"),
     "plasticity": ({}, {**AT_SYNAPSES, "on_post": "x = 0"}, "on_post"),
     "clock-driven": ({}, {**AT_SYNAPSES, "equations": DRIVEN.replace("event", "clock")}, "x, which is not event"),

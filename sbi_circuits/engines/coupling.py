@@ -11,7 +11,7 @@ from typing import Any
 
 from sbi_circuits.circuit import Circuit, Projection
 from sbi_circuits.circuit_parts import Assignment, declared_parameters, is_random
-from sbi_circuits.engines.rewrite import Rewriter, refusal
+from sbi_circuits.engines.rewrite import Rewriter, check_names, refusal
 from sbi_circuits.engines.translate import Statement, integrate
 from sbi_circuits.units import evaluate, names_in, parse
 
@@ -72,6 +72,7 @@ class _Translator:
         self.constants = self._constant_in_time()
         own = tuple(sorted(self.equations.diff_eq_names | self.equations.parameter_names))
         self.variables = own if projection.on_spike.strip() else ()
+        check_names(self.where, own)
         written = {e.varname: str(e.expr.code) for e in self.equations.values() if e.type == "subexpression"}
         varying = {*own, "elapsed"} | ({"weight"} if projection.random_weight else set())
         self.rewriter = Rewriter(self.where, varying, written, reorder)

@@ -4,9 +4,9 @@ Addresses. Noise number m (rows of `Translation.noise` counted over the circuit'
 s, N neurons: with L = ceil(N / 4) lanes, lane l takes the four words (a, b, c, d) of Philox4x32-10 at the counter
 (l, s, NOISE_STREAM + m, 0) under the simulation's key. Box and Muller's transform of (a, b) gives the normals of
 neurons l and l + L, that of (c, d) those of neurons l + 2 L and l + 3 L (Box, Muller 1958, Ann Math Stat 29:610):
-radius sqrt(-2 ln((a + 1/2) / 2**32)), angle pi/2 (k + f), where k is the upper two bits of b and f the lower thirty as a
-signed fraction in [-1/2, 1/2); the cosine comes first. A lane needs nothing but its own number, so lanes can be
-vector elements or threads.
+radius sqrt(-2 ln((a + 1/2) / 2**32)), angle pi/2 (k + f), where k is the upper two bits of b and f the lower thirty
+as a signed fraction in [-1/2, 1/2); the cosine comes first. A lane needs nothing but its own number, so lanes can
+be vector elements or threads.
 
 The words are the same everywhere. In single precision the logarithm, sine and cosine are polynomials (Cephes,
 S. Moshier: logf, sinf, cosf), so that the loop over lanes vectorises; in double precision those of the C library.

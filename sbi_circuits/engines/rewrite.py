@@ -6,6 +6,7 @@ during a simulation, evaluated once on the host in double precision.
 
 import ast
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,12 @@ from sbi_circuits.units import EQUATION_FUNCTIONS, parse
 # `int` of a number becomes `trunc`; `int` of a condition stays, and is a real 0 or 1.
 CALLS = frozenset({*EQUATION_FUNCTIONS, "trunc"})
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.Mod, ast.FloorDiv)
+# Local names of generated functions, which a variable of the same name would overwrite.
+_TAKEN = re.compile(
+    r"k\d+|K|ONE|ZERO|FLAGS|real|np|math|njit|active|count|dt|fired|now|ring|spike|step|until|last|own|delay|elapsed|"
+    r"indptr|targets|weights|total|q|j|gain_\d+"
+)
+_ARRAYS = ("a", "b", "c", "to")
 # Integer powers up to here are products, which every back end computes exactly as Brian2's C code.
 _LARGEST_PRODUCT = 4
 
@@ -81,6 +88,15 @@ class Rewriter:
         number = self.invariants.setdefault(ast.unparse(node), len(self.invariants))
         value = ast.Subscript(ast.Name("K"), ast.Constant(number), ast.Load())
         return ast.Compare(value, [ast.NotEq()], [ast.Constant(0)]) if self.is_condition(node) else value
+
+
+def check_names(where: str, names: Iterable[str]) -> None:
+    """Raise `TranslationError` for a variable whose name means something else in compiled code."""
+    found = sorted(names)
+    for name in found:
+        prefix, _, rest = name.partition("_")
+        if _TAKEN.fullmatch(name) or (prefix in _ARRAYS and rest in found):
+            raise refusal(where, f"a variable named {name!r}")
 
 
 def refusal(where: str, construct: str) -> TranslationError:

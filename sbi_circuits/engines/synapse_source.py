@@ -80,17 +80,17 @@ def _emission(k: int, link: Coupling, single: bool) -> str:
         DECORATOR,
         f"def emit_{k}(ring, now, count, last, own, {', '.join(arrays)}, step, delay, dt, K):",
         *constants(s.expression for s in link.update),
-        "    for s in range(count):",
-        "        i = ring[now, s]",
+        "    for q in range(count):",
+        "        j = ring[now, q]",
         # Brian2's own difference of two times of arrival, so that it agrees to the last bit.
-        "        elapsed = real((step + delay) * dt - (last[i] + delay) * dt)",
-        "        last[i] = step",
+        "        elapsed = real((step + delay) * dt - (last[j] + delay) * dt)",
+        "        last[j] = step",
     ]
-    lines += [f"        {v} = own[{row}, i]" for row, v in enumerate(link.variables)]
-    lines += [f"        {n}_pre = b_{n}[i]" for n in link.reads]
+    lines += [f"        {v} = own[{row}, j]" for row, v in enumerate(link.variables)]
+    lines += [f"        {n}_pre = b_{n}[j]" for n in link.reads]
     lines += [f"        {s.target} = {show(s.expression, single, link.invariants)}" for s in link.update]
-    lines += [f"        own[{row}, i] = {v}" for row, v in enumerate(link.variables)]
-    lines += [f"        to_{g}[now, s] = {g}" for g in gains]
+    lines += [f"        own[{row}, j] = {v}" for row, v in enumerate(link.variables)]
+    lines += [f"        to_{g}[now, q] = {g}" for g in gains]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, Population
 from sbi_circuits.circuit_parts import is_random
-from sbi_circuits.engines.rewrite import CALLS, Rewriter, refusal
+from sbi_circuits.engines.rewrite import CALLS, Rewriter, check_names, refusal
 from sbi_circuits.errors import TranslationError
 
 __all__ = ["CALLS", "Statement", "Translation", "abstract_code", "translate"]
@@ -116,6 +116,7 @@ class _Translator:
         varying = {*self.variables, *self.shared, *self.noise.values(), "t", "i", "not_refractory"}
         written = {e.varname: str(e.expr.code) for e in self.equations.values() if e.type == "subexpression"}
         self.rewriter = Rewriter(self.where, varying, written, reorder)
+        check_names(self.where, (*self.variables, *self.shared))
         self._check_flags()
 
     def _check_flags(self) -> None:
