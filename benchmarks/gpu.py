@@ -7,8 +7,7 @@
 It needs this repository, torch, numba, numba-cuda, numpy and scipy; where Brian2 is missing (or with
 `--without-brian2`) the circuits' translations are read from gpu_circuits.json. The first launch of each kernel
 compiles it and is not timed. Kernel time is the union of the intervals between CUDA events around the launches.
-Features are measured on the CPU while the device simulates: the spectra of 1 ms counts take about as long to send to
-the device as to compute, and the other families need spike trains.
+Features are measured by worker processes on the CPU while the device simulates; none is computed on the device.
 """
 
 import argparse

@@ -320,7 +320,7 @@ def test_wiring_is_that_of_the_host(rule: Wiring, number: float, ends: tuple[str
         pytest.skip("labels are of one population")
     entry = projection(source=ends[0], target=ends[1], wiring=rule)
     expected = draw_rows(entry, 3, {"p": number}, SIZES, {"exc": LABELS[0]}, (11, 22))
-    for threads in (4, 8) if SIMULATED else (64, 1024):
+    for threads in (4, 8) if SIMULATED else (64, 512):
         found = device_rows(rule, number, *ends, threads)
         assert np.array_equal(found.indptr, expected.indptr) and np.array_equal(found.targets, expected.targets)
 
