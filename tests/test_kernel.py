@@ -79,6 +79,9 @@ def test_the_same_kernel_serves_every_configuration_and_size() -> None:
     parts = tuple(translate(circuit, p, reorder=True) for p in circuit.populations)
     source = kernel_source(circuit, parts, True, {})
     assert "2000" not in source and "K[" in source
+    # What the circuit does not have costs nothing.
+    extras = ("normals", "deliver_each", "hold_each", "emit_", "sum_0", "keys", "exprel")
+    assert not any(word in source for word in extras)
     smaller = dataclasses.replace(circuit, constants={**dict(circuit.constants), "n_total": "500"})
     again = tuple(translate(smaller, p, reorder=True) for p in smaller.populations)
     assert kernel_source(smaller, again, True, {}) == source

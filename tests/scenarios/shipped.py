@@ -40,15 +40,15 @@ SHIPPED = {
         {"N_E": "80"}, {}, {"J": 0.5, "g": 4.0}, {}, ("-v/tau", "(26*mV + 0.01*i*mV - v)/tau"), {"J": 0.4}, 0.4,
     ),
     "hodgkin_huxley": Shipped(
-        {"n_total": "20", "inputs": "8"}, {"E_L": "-50*mV"}, {"rate": 2000.0}, {}, ("", ""), {"w_e": 3.0, "rate": 500.0}, 0.1,
-        steady=0.05,
+        {"n_total": "20", "inputs": "8"}, {"E_L": "-50*mV"}, {"rate": 2000.0}, {}, ("", ""),
+        {"w_e": 3.0, "rate": 500.0}, 0.1, steady=0.05,
     ),
     "izhikevich": Shipped(
         {"n_total": "60"}, {}, {"w_e": 0.8, "w_i": 4.0}, {"noise_e": 0.0, "noise_i": 0.0},
         ("140*mV/ms", "(147 + 0.02*i)*mV/ms"), {"noise_e": 8.0}, 0.6,
     ),
     "lif_stp": Shipped(
-        {"N_E": "80"}, {"sigma": "0*mV"}, {"mu_E": 25.0}, {"mu_E": 25.0}, ("", ""), {"mu_E": 28.0}, 0.4,
+        {"N_E": "80"}, {"sigma": "0*mV"}, {"mu_E": 25.0}, {"mu_E": 25.0}, ("", ""), {"mu_E": 28.0}, 0.2,
     ),
 }  # fmt: skip
 
