@@ -94,8 +94,8 @@ else:
 
 _LOG2E = np.float32(1.44269504)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_C5, _C4, _C3 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
-_C2, _C1, _C0 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+_C1, _C2, _C3 = np.float32(0.99999971), np.float32(0.49999148), np.float32(0.16667638)
+_C4, _C5 = np.float32(0.04189816), np.float32(0.00829027)
 _LOWEST, _HIGHEST = np.float32(-87.0), np.float32(88.0)
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 _T1, _T2, _T3 = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24)
@@ -111,9 +111,9 @@ def exp_single(x):
     shifted = np.float32(x * _LOG2E + _ROUND)
     n = np.float32(shifted - _ROUND)
     r = np.float32(np.float32(x - n * _LN2_HIGH) - n * _LN2_LOW)
-    p = ((((_C5 * r + _C4) * r + _C3) * r + _C2) * r + _C1) * r + _C0
+    p = ((((_C5 * r + _C4) * r + _C3) * r + _C2) * r + _C1) * r + _ONE
     scale = float_from_bits(np.int32((np.int64(bits_of_float(shifted)) << 23) + 1065353216 & 0x7FFFFFFF))
-    return (p * r * r + r + _ONE) * scale
+    return p * scale
 
 
 @device

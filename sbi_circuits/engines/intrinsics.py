@@ -35,7 +35,11 @@ def _float_from_bits(typingctx: Any, bits: Any) -> Any:
 
 @njit(cache=True, inline="always")
 def exp_bounded(x):  # type: ignore[no-untyped-def]
-    """exp of a float32 that is known to lie in [LOWEST, HIGHEST]."""
+    """exp of a float32 that is known to lie in [LOWEST, HIGHEST].
+
+    Relative error below 2e-7. The relaxed operations of a kernel let the compiler merge the two subtractions, which
+    adds some 2e-8 |x|: less than the rounding of x itself does.
+    """
     n = np.floor(x * _LOG2E + _HALF)
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     p = ((((_C5 * r + _C4) * r + _C3) * r + _C2) * r + _C1) * r + _ONE
