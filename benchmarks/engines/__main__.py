@@ -16,7 +16,14 @@ from pathlib import Path
 
 from benchmarks.engines.machine import description, load
 from benchmarks.engines.networks import measure_brunel, measure_cores, measure_sizes
-from benchmarks.engines.single import NEST_DURATION, Options, measure_configurations, measure_draws
+from benchmarks.engines.single import (
+    NEST_DURATION,
+    WHOLE,
+    Options,
+    measure_configurations,
+    measure_draws,
+    measure_whole,
+)
 from benchmarks.engines.tables import write
 
 RESULTS = Path(__file__).resolve().parents[1] / "RESULTS.md"
@@ -33,6 +40,11 @@ def parts(options: Options) -> dict[str, Part]:
             f"`adex_clustered`, 2000 neurons, {seconds} from the start without early stop (NEST: "
             f"{NEST_DURATION:g} s). NEST runs a near equivalent, `aeif_cond_exp`, on the same synapses: adaptive "
             "Runge-Kutta in place of forward Euler, and a delay of one step (0.2 ms) where the circuit has none.",
+        ),
+        "whole": (
+            "One simulation from nothing, CPU",
+            measure_whole,
+            f"The check configuration, {WHOLE:g} s, drawing and building the network included, compiling not.",
         ),
         "draws": (
             "Prior draws with early stop, CPU",

@@ -20,6 +20,7 @@ from sbi_circuits.engines.setup import prepare
 CIRCUIT = "adex_clustered"
 CONFIGURATIONS = Path(__file__).with_name("configurations.toml")
 TARGETS = {RUNTIME: 60.0, STANDALONE: 6.0}  # how many times faster the kernel is to be, asynchronous state
+WHOLE = 2.0  # seconds of the check configuration, as in the published model's own check
 NEST_DURATION = 2.0  # seconds; NEST's near equivalent takes several seconds for each
 Timings = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -151,3 +152,23 @@ def _draws(worker: Worker, options: Options) -> dict[str, Any]:
     answer = worker.ask(do="draws", circuit=CIRCUIT, draws=options.draws, duration=options.duration, seed=0)
     print(f"  {options.draws} draws, {worker.engine}: {answer['wall_s']:.2f} s, {answer['outcomes']}", flush=True)
     return answer
+
+
+def measure_whole(options: Options) -> str:
+    """One simulation from nothing, as a campaign runs it: the network drawn and built, then simulated."""
+    engines, skipped = options.present("brian2", *kernels())
+    found: dict[str, list[dict[str, Any]]] = {e: [] for e in engines}
+    with workers(*engines) as group:
+        for k in range(options.repeats):
+            for worker in group:
+                answer = worker.ask(do="whole", circuit=CIRCUIT, duration=WHOLE, index=k + 1)
+                print(f"  whole, {worker.engine}: {answer['cpu_s']:.3f} processor s, {answer['outcome']}", flush=True)
+                found[worker.engine].append({key: answer[key] / WHOLE for key in ("wall_s", "cpu_s")})
+    header = ["engine", "wall s per s", "processor s per s", f"{KERNEL} is faster by"]
+    kernel = _values(found[KERNEL], "cpu_s")
+    rows = [
+        [engine, spread(_values(timings, "wall_s")), spread(_values(timings, "cpu_s")),
+         ratio(_values(timings, "cpu_s"), kernel) + (", target 60" if engine == "brian2" else "")]
+        for engine, timings in found.items()
+    ]  # fmt: skip
+    return "\n\n".join([table(header, rows), *skipped])

@@ -186,6 +186,16 @@ def draws(engine: str, task: Answer) -> Answer:
     return {"wall_s": wall, "cpu_s": cpu, "outcomes": outcomes, "peak_mib": _peak()}
 
 
+def whole(engine: str, task: Answer) -> Answer:
+    """Whole cost of the check configuration on a network of its own: wiring, building, everything but compiling."""
+    circuit, runner = _circuit(task), get_engine(engine)
+    protocol = Protocol(task["duration"], record=RECORD, early_stop=False)
+    runner.run(circuit, circuit.default_theta(), dataclasses.replace(protocol, duration=0.01), 0, 0)
+    clock, began = time.process_time(), time.perf_counter()
+    outcome = runner.run(circuit, circuit.default_theta(), protocol, 0, task["index"]).outcome.status
+    return {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - clock, "outcome": outcome}
+
+
 def fma(engine: str, task: Answer) -> Answer:
     """Wall seconds of a fixed number of multiply-adds, which use nothing but the core itself."""
     return {"wall_s": multiply_adds(task["rounds"])}
@@ -197,7 +207,7 @@ def _peak() -> float:
 
 def main() -> None:
     engine = sys.argv[1]
-    actions = {"simulate": simulate, "draws": draws, "fma": fma}
+    actions = {"simulate": simulate, "draws": draws, "whole": whole, "fma": fma}
     for line in sys.stdin:
         task = json.loads(line)
         try:
