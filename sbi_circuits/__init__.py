@@ -7,14 +7,17 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
+    "calibration": ("HeldOut", "ReachTest", "calibrate", "recalibrate"),
     "campaign": ("Campaign", "TableProposal", "run_campaign"),
     "circuit": (
         "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "Explicit", "FixedIndegree", "FixedTotal",
         "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Record",
         "get_circuit", "list_circuits", "register",
     ),
+    "comparison": ("compare_circuits",),
     "engines": ("Protocol", "get_engine"),
     "ensemble": ("Ensemble", "build_ensemble", "observe", "verify"),
+    "estimators": ("combine", "train_estimator"),
     "features": ("FeatureSet", "FeatureValues", "WindowedFeatures"),
     "inference": ("Posterior", "TrainingConfig", "load_posterior", "train"),
     "prior": ("Parameter", "Prior"),

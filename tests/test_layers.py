@@ -12,7 +12,8 @@ PACKAGE = "sbi_circuits"
 ORDER = (
     "data", "errors", "digests", "units", "seeds", "prior", "circuit", "recording", "readers",
     "engines", "simulation", "features", "cultures", "observation_file", "table", "campaign", "inference",
-    "verification", "ensemble", "results", "calibration", "comparison", "subspace", "plots", "report", "demo", "cli",
+    "verification", "ensemble", "results", "calibration", "comparison", "estimators", "subspace", "plots",
+    "report", "demo", "cli",
 )  # fmt: skip
 PARTS = {  # modules that one layer is split into
     "circuit_checks": "circuit", "circuit_parts": "circuit", "circuit_quantities": "circuit",

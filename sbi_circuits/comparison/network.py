@@ -92,38 +92,64 @@ def fit_members(
     Returns:
         (M,) validation losses, nats a row.
     """
+
+    def loss(chosen: Tensor, random: torch.Generator) -> Tensor:
+        flat = chosen.flatten()
+        x = inputs(flat, drops(len(flat), random)).reshape(*chosen.shape, -1)
+        return _loss(members(x, random), labels[chosen], weights)
+
+    def score() -> Tensor:
+        return _loss(members(inputs(validation, None)), labels[validation].expand(config.members, -1), weights)
+
+    return fit_together(members, rows, loss, score, config, seed)
+
+
+def fit_together(
+    module: nn.Module, rows: Tensor, loss: Callable[[Tensor, torch.Generator], Tensor], score: Callable[[], Tensor],
+    config: ClassifierConfig, seed: int,
+) -> np.ndarray:  # fmt: skip
+    """Train a module whose parameters have the members along their first axis; see `fit_members`.
+
+    Args:
+        rows: indices of the training rows.
+        loss: rows (M, n) to the loss (M,) of each member on its own.
+        score: validation loss (M,).
+
+    Returns:
+        (M,) validation losses of the weights that were kept.
+
+    Raises:
+        InferenceError: if a member never had a finite validation loss.
+    """
     random = torch.Generator().manual_seed(seed)
     steps, size = config.steps(len(rows)), min(config.batch, len(rows))
-    optimiser = torch.optim.AdamW(members.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=config.rate, weight_decay=config.weight_decay)
     rise = max(1.0, _WARM_UP * steps)
     decay = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda t: min(1.0, (t + 1) / rise) * 0.5 * (1 + math.cos(math.pi * min(t / steps, 1.0)))
     )
     checks = max(1, steps // 40)
     best = torch.full((config.members,), torch.inf)
-    kept = [p.detach().clone() for p in members.parameters()]
+    kept = [p.detach().clone() for p in module.parameters()]
     for step in range(steps):
-        chosen = rows[torch.randint(len(rows), (config.members, size), generator=random)]
-        flat = chosen.flatten()
-        x = inputs(flat, drops(len(flat), random)).reshape(config.members, size, -1)
-        losses = _loss(members(x, random), labels[chosen], weights)
+        losses = loss(rows[torch.randint(len(rows), (config.members, size), generator=random)], random)
         optimiser.zero_grad()
         losses.sum().backward()
-        nn.utils.clip_grad_norm_(members.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(module.parameters(), 5.0)
         optimiser.step()
         decay.step()
         if (step + 1) % checks == 0 or step + 1 == steps:
             with torch.no_grad():
-                found = _loss(members(inputs(validation, None)), labels[validation].expand(config.members, -1), weights)
+                found = score()
             better = found < best
             best = torch.where(better, found, best)
-            for old, new in zip(kept, members.parameters(), strict=True):
+            for old, new in zip(kept, module.parameters(), strict=True):
                 old[better] = new.detach()[better]
     with torch.no_grad():
-        for old, new in zip(kept, members.parameters(), strict=True):
+        for old, new in zip(kept, module.parameters(), strict=True):
             new.copy_(old)
     if not torch.isfinite(best).all():
-        raise InferenceError("training of the classifiers diverged: no finite validation loss")
+        raise InferenceError("training diverged: no finite validation loss")
     return best.numpy()
 
 
