@@ -49,17 +49,19 @@ def deliver(indptr, targets, weight, ring, past, count, variable):  # type: igno
     """Add `weight` to the variable of every target of every spike."""
     for s in range(count):
         i = ring[past, s]
-        # A slice of its own: indices then start at 0 and need no test for negative ones.
-        row = targets[indptr[i] : indptr[i + 1]]
-        ahead = indptr[ring[past, s + 1]] if s + 1 < count else indptr[i]
-        whole = len(row) // _LINE * _LINE
-        for first in range(0, whole, _LINE):
-            # The row of the next spike comes from far while this one is added, line by line.
-            prefetch(targets, ahead + first)
-            for k in range(first, first + _LINE):
-                variable[row[k]] += weight
-        for k in range(whole, len(row)):
-            variable[row[k]] += weight
+        # Unsigned positions need no test for negative ones.
+        k, end = np.uint64(indptr[i]), np.uint64(indptr[i + 1])
+        if end - k > np.uint64(2 * _LINE):
+            # Two lines of every row are on their way; more of the next spike's row is asked for while this is added.
+            ahead = indptr[ring[past, s + 1]] if s + 1 < count else indptr[i]
+            while end - k >= np.uint64(_LINE):
+                prefetch(targets, ahead)
+                for _ in range(_LINE):
+                    variable[targets[k]] += weight
+                    k += _ONE
+                ahead += _LINE
+        for position in range(k, end):
+            variable[targets[position]] += weight
 
 
 @njit(cache=True)
