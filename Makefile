@@ -3,7 +3,7 @@ STAMP := .venv/.installed
 PYTEST := MPLBACKEND=Agg $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint types slow gpu nest bench-engines bench-gpu tutorials wheel clean help
+.PHONY: demo test lint types slow gpu nest bench-engines bench-inference bench-gpu tutorials wheel clean help
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || "$$(python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)" -m venv .venv
@@ -14,6 +14,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 .venv/.bench: $(STAMP)
 	$(PY) -m pip install -c constraints.txt -e '.[bench]'
+	touch $@
+
+.venv/.bench-inference: $(STAMP)
+	$(PY) -m pip install -c constraints.txt -e '.[bench-inference]'
+	$(PY) -m pip install --no-deps sbibm==1.1.0
 	touch $@
 
 demo: $(STAMP)  ## infer a circuit from a recording, end to end, into demo_output/
@@ -40,8 +45,11 @@ bench-engines: .venv/.bench  ## time every engine on the same simulations (ARGS=
 bench-gpu:  ## measure the engine kernel[cuda] (needs a GPU, torch, numba, numba-cuda, numpy, scipy; PY=python3 outside .venv)
 	$(PY) benchmarks/gpu.py $(ARGS)
 
+bench-inference: .venv/.bench-inference  ## posteriors of this project and of sbi on the tasks of sbibm (ARGS="--budgets 1000")
+	$(PY) -W ignore -m benchmarks.inference $(ARGS)
+
 nest: .venv/.bench  ## the comparison with NEST, about twenty minutes
-	$(PYTEST) -m nest tests/test_nest.py
+	$(PYTEST) -m "nest or slow" tests/test_nest.py
 
 tutorials: $(STAMP)  ## execute every tutorial into output/tutorials/
 	mkdir -p output/tutorials
