@@ -231,13 +231,16 @@ def compare(
     group: Group = None,
     features: Annotated[Path | None, typer.Option(help="An observation file, in place of a recording.")] = None,
     table: Annotated[list[Path] | None, typer.Option(help="Simulations of one circuit; give two or more.")] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="Folder that an earlier comparison wrote, in place of tables.")
+    ] = None,
     out: Out = Path("comparison"),
     seed: Seed = 0,
 ) -> None:
     """Ask which of several circuits explains a recording."""
     from sbi_circuits import cli_calibrate
 
-    cli_calibrate.compare(recording, group, features, tuple(table or ()), seed, out)
+    cli_calibrate.compare(recording, group, features, tuple(table or ()), classifier, seed, out)
 
 
 @app.command()

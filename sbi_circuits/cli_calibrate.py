@@ -19,7 +19,13 @@ from sbi_circuits.calibration import (
     validation_rows,
 )
 from sbi_circuits.calibration.correction import FILE
-from sbi_circuits.comparison import CircuitClassifier, CircuitProbabilities, compare_circuits
+from sbi_circuits.comparison import (
+    CircuitClassifier,
+    CircuitProbabilities,
+    compare_circuits,
+    load_classifier,
+    save_classifier,
+)
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import FeatureSet, WindowedFeatures
 from sbi_circuits.inference import Posterior, load_posterior
@@ -137,26 +143,31 @@ def with_correction(posterior: Posterior, folder: Path) -> Posterior:
 
 
 def compare(
-    recording: Path | None, group: str | None, features: Path | None, tables: Sequence[Path], seed: int, out: Path
-) -> None:
-    """Train a classifier over circuits and ask it about one observation."""
-    found = [open_table(path) for path in tables]
-    classifier = compare_circuits(found, seed=seed)
+    recording: Path | None, group: str | None, features: Path | None, tables: Sequence[Path], classifier_: Path | None,
+    seed: int, out: Path,
+) -> None:  # fmt: skip
+    """Train a classifier over circuits, or take one from before, and ask it about one observation."""
+    if (classifier_ is None) == (not tables):
+        raise InferenceError("give --table, two or more, or the --classifier that an earlier comparison wrote")
+    if classifier_ is None:
+        classifier = compare_circuits([open_table(path) for path in tables], seed=seed)
+        save_classifier(classifier, out / "classifier")
+    else:
+        classifier = load_classifier(classifier_)
     print(classifier.reliability.summary())
-    manifest = found[0].manifest
-    duration = float(manifest.protocol["duration"])
-    x = _measured(recording, group, features, manifest.features, found[0].feature_set.digest, duration)
+    duration = float(classifier.protocol["duration"])
+    x = _measured(recording, group, features, classifier.feature_set, classifier.feature_set_digest, duration)
     answer = classifier((x.values, x.states))
     print(answer.summary())
     if x.n_windows > 1:
         windows = [classifier((v, s)).best for v, s in zip(x.window_values, x.window_states, strict=True)]
         agree = windows.count(answer.best)
         print(f"{agree} of {len(windows)} windows of {duration:g} s choose {answer.best} on their own")
-    _write_comparison(classifier, answer, found, out)
+    _write_comparison(classifier, answer, out)
 
 
 def _write_comparison(
-    classifier: CircuitClassifier, answer: CircuitProbabilities, tables: Sequence[BaseTable], out: Path
+    classifier: CircuitClassifier, answer: CircuitProbabilities, out: Path
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save(reliability_plot(classifier.reliability), out / "reliability.png")
@@ -166,7 +177,7 @@ def _write_comparison(
         "probabilities": dict(zip(answer.names, answer.probabilities.tolist(), strict=True)),
         "spread": dict(zip(answer.names, answer.spread.tolist(), strict=True)),
         "reach_p": {name: reach.p_value for name, reach in answer.reach.items()},
-        "tables": dict(zip(answer.names, (t.digest for t in tables), strict=True)),
+        "tables": dict(classifier.tables),
         "accuracy": tested.accuracy, "log_loss": tested.log_loss, "calibration_error": tested.error,
         "calibration_p": tested.p_value, "held_out": tested.rows,
     }  # fmt: skip

@@ -102,6 +102,7 @@ def test_bad_input(posterior: Path, fresh: Path, recording: Path, tmp_path: Path
     assert "at least 50 held-out simulations" in error("calibrate", posterior, "--table", fresh, "--rows", 20, *out)
     assert "is not a table" in error("calibrate", posterior, "--table", tmp_path, *out)
     assert error("compare", recording, "--table", fresh) == "a comparison needs at least two tables, got 1"
+    assert error("compare", recording).startswith("give --table, two or more, or the --classifier")
 
 
 def test_circuits_are_compared(
@@ -112,6 +113,8 @@ def test_circuits_are_compared(
     assert "3 windows of 20 s choose" in said
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert sum(content["probabilities"].values()) == pytest.approx(1.0) and len(content["tables"]) == 2
+    again = call("compare", recording, "--classifier", tmp_path / "classifier", "--out", tmp_path / "again").stdout
+    assert again.splitlines()[:4] == said.splitlines()[:4]
     assert (tmp_path / "circuits.png").exists() and (tmp_path / "reliability.png").exists()
 
 

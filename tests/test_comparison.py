@@ -5,6 +5,7 @@ Toy: two circuits whose features are normal with different means; the exact log 
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -18,7 +19,9 @@ from sbi_circuits.comparison import (
     CircuitClassifier,
     ClassifierConfig,
     compare_circuits,
+    load_classifier,
     reliability,
+    save_classifier,
     train_classifier,
 )
 from sbi_circuits.comparison.reliability import temperature
@@ -175,6 +178,28 @@ def test_bad_input(trained: CircuitClassifier) -> None:
         train_classifier({"one": rows(np.zeros(2), 200, 0), "two": renamed})
     with pytest.raises(InferenceError, match="members = 0 must be at least 1"):
         ClassifierConfig(members=0)
+
+
+def test_a_saved_classifier_is_the_same(trained: CircuitClassifier, tmp_path: Path) -> None:
+    again = load_classifier(save_classifier(trained, tmp_path))
+    x = (np.array([0.3, -0.2]), SEEN)
+    assert np.array_equal(again(x).probabilities, trained(x).probabilities)
+    assert again(x).summary() == trained(x).summary() and again.reliability.summary() == trained.reliability.summary()
+    with pytest.raises(InferenceError, match="cannot read .*: No such file"):
+        load_classifier(tmp_path / "nowhere")
+    manifest = (tmp_path / "classifier.json").read_text()
+    (tmp_path / "classifier.json").write_text(manifest.replace('"schema": 1', '"schema": 9'))
+    with pytest.raises(InferenceError, match="has not schema 1"):
+        load_classifier(tmp_path)
+    (tmp_path / "classifier.json").write_text(manifest[: len(manifest) // 2])
+    with pytest.raises(InferenceError, match="is damaged"):
+        load_classifier(tmp_path)
+    (tmp_path / "classifier.json").write_text(manifest)
+    content = bytearray((tmp_path / "classifier.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "classifier.safetensors").write_bytes(content)
+    with pytest.raises(InferenceError, match="classifier.safetensors is damaged: its checksum"):
+        load_classifier(tmp_path)
 
 
 def test_figures(trained: CircuitClassifier) -> None:

@@ -8,8 +8,9 @@ from sbi_circuits.comparison.classifier import (
 )
 from sbi_circuits.comparison.network import ClassifierConfig
 from sbi_circuits.comparison.reliability import Reliability, reliability
+from sbi_circuits.comparison.save import load_classifier, save_classifier
 
 __all__ = [
     "CircuitClassifier", "CircuitProbabilities", "ClassifierConfig", "Reliability", "compare_circuits",
-    "reliability", "train_classifier",
+    "load_classifier", "reliability", "save_classifier", "train_classifier",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ have features: that a circuit is silent in half of its prior counts against it, 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,8 @@ class CircuitClassifier:
         log_ok: (K,) log share of each circuit's simulations that ran to their end.
         reach: by circuit, the test whether it reaches an observation.
         reliability: on rows that neither trained nor calibrated.
+        feature_set, protocol: how recordings are measured and how long simulations last, where known.
+        tables: circuit -> digest of its table, where known.
     """
 
     names: tuple[str, ...]
@@ -88,6 +90,9 @@ class CircuitClassifier:
     log_ok: np.ndarray
     reach: Mapping[str, ReachTest]
     reliability: Reliability
+    feature_set: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, x: Any, prior: Mapping[str, float] | None = None) -> CircuitProbabilities:
         """Probabilities of the circuits given one observation.
@@ -162,7 +167,10 @@ def compare_circuits(
                                  f"{durations[1]:g} s; features of other durations cannot be compared")  # fmt: skip
     rows = {name: HeldOut.from_table(table) for name, table in zip(names, tables, strict=True)}
     shares = {name: _share_ok(table) for name, table in zip(names, tables, strict=True)}
-    return train_classifier(rows, shares, config, seed, first.feature_set.digest)
+    found = train_classifier(rows, shares, config, seed, first.feature_set.digest)
+    digests = {name: table.digest for name, table in zip(names, tables, strict=True)}
+    features, protocol = first.feature_set.to_dict(), dict(first.manifest.protocol)
+    return replace(found, feature_set=features, protocol=protocol, tables=digests)
 
 
 def train_classifier(

@@ -54,6 +54,7 @@ class Members(nn.Module):
 
     def __init__(self, inputs: int, classes: int, config: ClassifierConfig, seed: int) -> None:
         super().__init__()
+        self.config = config
         random = torch.Generator().manual_seed(seed)
         widths = [inputs, *[config.hidden] * config.layers, classes]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
