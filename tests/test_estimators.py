@@ -5,6 +5,7 @@ N(sum(x) / (m + NOISE^2), NOISE^2 / (m + NOISE^2)) for each parameter. Seeds are
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from sbi_circuits.estimators import (
     LikelihoodConfig,
     RatioConfig,
     combine,
+    load_estimator,
     sample_posterior,
+    save_estimator,
     train_estimator,
 )
 from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED
@@ -159,13 +162,12 @@ def test_a_likelihood_knows_what_is_undefined() -> None:
     assert (without > 0).mean() > 0.9 and (with_it < 0).mean() > 0.9
 
 
-def test_simulations_that_fail_count_against_their_configurations() -> None:
+def test_simulations_that_fail_count_against_their_configurations(tmp_path: Path) -> None:
     """Below 0.25 Hz the toy circuit is silent: no posterior goes there, however little was observed."""
     table = tiny_table()
     posterior = replace(train_estimator(table, "ratio", RatioConfig(members=1, hidden=16, epochs=3)), particles=400)
     assert posterior.ok is not None
-    nothing = {"isi.cv_mean": None} if "isi.cv_mean" not in posterior.feature_names else {}
-    draws = posterior(nothing).sample(400, seed=0)
+    draws = load_estimator(save_estimator(posterior, tmp_path))({}).sample(400, seed=0)
     silent = table.prior.sample(4000, 1)[:, 0] < 0.25
     assert silent.mean() > 0.05 and (draws[:, 0] < 0.25).mean() < 0.4 * silent.mean()
     ok_only = MemoryTable(table.manifest, table.read().take(table.read().outcome == "ok"))
@@ -198,6 +200,22 @@ def test_combining_one_recording_changes_nothing() -> None:
     theta = PRIOR.sample(20, 0)
     combined = combine(ToyPosterior(), [x])  # type: ignore[arg-type]
     assert combined.log_prob(theta) == pytest.approx(ToyPosterior()(x).log_prob(theta), abs=0.05)
+
+
+def test_a_saved_estimator_draws_the_same(trained: EstimatedPosterior, tmp_path: Path) -> None:
+    again = load_estimator(save_estimator(trained, tmp_path))
+    x = [(np.array([0.3, -0.2]), SEEN), (np.array([0.1, 0.2]), SEEN)]
+    assert np.array_equal(again(x).sample(20, seed=1), trained(x).sample(20, seed=1))
+    assert again.kind == trained.kind and again.log == trained.log
+    with pytest.raises(InferenceError, match="cannot read .*: No such file"):
+        load_estimator(tmp_path / "nowhere")
+    manifest = (tmp_path / "estimator.json").read_text()
+    (tmp_path / "estimator.json").write_text(manifest.replace('"schema": 1', '"schema": 9'))
+    with pytest.raises(InferenceError, match="has not schema 1"):
+        load_estimator(tmp_path)
+    (tmp_path / "estimator.json").write_text(manifest[: len(manifest) // 2])
+    with pytest.raises(InferenceError, match="is damaged"):
+        load_estimator(tmp_path)
 
 
 def test_bad_input(trained: EstimatedPosterior) -> None:

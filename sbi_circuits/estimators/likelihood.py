@@ -56,6 +56,7 @@ class AutoregressiveDensity(nn.Module):
         out = torch.arange(features).repeat_interleave(1 + 3 * config.components)
         layers = [(seen, degree), *[(degree, degree)] * (config.layers - 1), (degree, out)]
         masks = [(a[:, None] <= b[None]).float() for a, b in layers]
+        self.config = config
         self.components, self.features = config.components, features
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for k, mask in enumerate(masks):
