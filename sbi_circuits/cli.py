@@ -46,7 +46,7 @@ Group = Annotated[
     str | None, typer.Option("--group", help="Only the units of this well, population or electrode.")
 ]
 View = Annotated[str, typer.Option("--view", help="cells, or channels: what electrodes can measure.")]
-FlowFamily = Annotated[str, typer.Option("--family", help="Library of the flows: zuko or nflows.")]
+FlowFamily = Annotated[str, typer.Option("--family", help="Of the flows: batched, zuko or nflows.")]
 Sets = Annotated[
     str, typer.Option(help="Feature families, comma-separated, or a JSON file that holds a feature set.")
 ]
@@ -139,7 +139,7 @@ def simulate(
 def train(
     tables: Annotated[list[Path], typer.Argument(help="Folders of campaigns, or exported .parquet files.")],
     out: Out,
-    family: FlowFamily = "zuko",
+    family: FlowFamily = "batched",
     seed: Seed = 0,
 ) -> None:
     """Train a posterior on one table, or on several put together."""
@@ -162,7 +162,7 @@ def infer(
     max_draws: Annotated[
         int | None, typer.Option(help="Draws after which to stop short of n; 4 n by default.")
     ] = None,
-    family: FlowFamily = "zuko",
+    family: FlowFamily = "batched",
     seed: Seed = 0,
     workers: Workers = 1,
     engine: EngineName = "auto",

@@ -305,7 +305,7 @@ def test_unknown_names_list_the_valid_ones(recording: Path, tmp_path: Path) -> N
     assert line == "unknown feature family 'burst'; valid: bursts, isi, spectrum"
     assert error("features", recording, "--view", "wells") == "unknown view 'wells'; valid: cells, channels"
     line = error("train", tiny_table().path, *out, "--family", "made")
-    assert line == "unknown flow family 'made'; valid: nflows, zuko"
+    assert line == "unknown flow family 'made'; valid: batched, nflows, zuko"
 
 
 def test_numbers_that_cannot_be(recording: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -46,9 +48,10 @@ def sbi_nsf(name: str, given: Simulations, seed: int) -> Answer:
 
         torch.manual_seed(seed)
         started = time.process_time()
-        inference = NPE(prior=sbibm_task(name).prior_dist, density_estimator="nsf", show_progress_bars=False)
-        inference.append_simulations(torch.as_tensor(given.theta), torch.as_tensor(given.x))
-        network = inference.train(training_batch_size=200)
+        with TemporaryDirectory() as folder, chdir(folder):  # sbi writes logs into the working directory
+            inference = NPE(prior=sbibm_task(name).prior_dist, density_estimator="nsf", show_progress_bars=False)
+            inference.append_simulations(torch.as_tensor(given.theta), torch.as_tensor(given.x))
+            network = inference.train(training_batch_size=200)
         train_s = time.process_time() - started
         posterior = inference.build_posterior()
 

@@ -21,6 +21,7 @@ class TrainingConfig:
         family: "batched" (own networks, all members in one computation), or the flows of "zuko" or "nflows".
         transform: "mixture" (autoregressive mixtures of normals, cut off at the prior's bounds), splines
             ("autoregressive" or "coupling"), or "affine" (masked autoregressive flow); the libraries have splines.
+            "auto": mixtures where the family has them, autoregressive splines otherwise.
         coordinates: "uniform" or "normal", see `coordinates`; "auto": what the start predicts better. Only
             mixtures work in "uniform" ones.
         members: flows in the ensemble.
@@ -54,7 +55,7 @@ class TrainingConfig:
     """
 
     family: str = "batched"
-    transform: str = "mixture"
+    transform: str = "auto"
     coordinates: str = "auto"
     members: int = 0
     hidden: int = 0
@@ -78,11 +79,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _one_of("flow family", self.family, FAMILIES)
-        own = self.family == "batched"
-        _one_of(f"transform of family {self.family!r}", self.transform, TRANSFORMS if own else LIBRARY_TRANSFORMS)
-        bounded = self.transform in BOUNDED_TRANSFORMS
+        offered = TRANSFORMS if self.family == "batched" else LIBRARY_TRANSFORMS
+        _one_of(f"transform of family {self.family!r}", self.transform, ("auto", *offered))
+        bounded = self._transform in BOUNDED_TRANSFORMS
         valid = ("auto", "normal", "uniform") if bounded else ("auto", "normal")
-        _one_of(f"coordinates of transform {self.transform!r}", self.coordinates, valid)
+        _one_of(f"coordinates of transform {self._transform!r}", self.coordinates, valid)
         _one_of("weighting", self.weighting, WEIGHTINGS)
         _one_of("importance", self.importance, IMPORTANCE)
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
@@ -94,6 +95,11 @@ class TrainingConfig:
         _within("ema", self.ema, 0.0, 0.9999)
         _within("validation", self.validation, 0.01, 0.5)
 
+    @property
+    def _transform(self) -> str:
+        default = "mixture" if self.family == "batched" else "autoregressive"
+        return default if self.transform == "auto" else self.transform
+
     def resolve(self, rows: int, parameters: int) -> "TrainingConfig":
         """The configuration with every derived setting filled in, for a table of `rows` usable rows.
 
@@ -104,19 +110,21 @@ class TrainingConfig:
             "members": 5 if rows < 3_000 else 4 if rows < 20_000 else 3,
             "width": 32,
             "hidden": 64 if rows < 3_000 else 96 if rows < 20_000 else 192,
-            "layers": 1 if self.transform == "mixture" else 2 if rows < 20_000 else 4,
+            "layers": 1 if self._transform == "mixture" else 2 if rows < 20_000 else 4,
             "bins": 8,
-            "batch": 64 if rows < 3_000 else 128 if rows < 20_000 else 256,
-            "epochs": round(max(10.0, min(max(40.0, 0.1 * density), 150.0, 4e6 / rows))),
-            "patience": 12,
+            "batch": 64 if rows < 3_000 else 256,
+            # About as many steps whatever the size, up to a million rows; patience ends most runs before.
+            "epochs": round(max(8.0, min(100.0, 4e5 / rows))),
+            "patience": 20 if rows < 3_000 else 8,
         }
         filled: dict[str, Any] = {name: value for name, value in derived.items() if not getattr(self, name)}
-        if self.coordinates == "auto" and self.transform not in BOUNDED_TRANSFORMS:
+        filled["transform"] = self._transform
+        if self.coordinates == "auto" and self._transform not in BOUNDED_TRANSFORMS:
             filled["coordinates"] = "normal"
         if self.dropout < 0:
-            filled["dropout"] = _by_density(density, 0.2, 0.1, 0.0)
+            filled["dropout"] = _by_density(density, 0.1, 0.05, 0.0)
         if self.weight_decay < 0:
-            filled["weight_decay"] = _by_density(density, 1.0, 0.1, 0.01)
+            filled["weight_decay"] = _by_density(density, 0.3, 0.1, 0.01)
         return replace(self, **filled)
 
 

@@ -44,7 +44,9 @@ def mixture(raw: Tensor, low: Tensor, high: Tensor, prior_mean: Tensor, prior_lo
     mean = torch.minimum(torch.maximum(mean, low[..., None] - reach), high[..., None] + reach)
     mean = torch.cat([mean, prior_mean[..., None]], dim=-1)
     log_sd = torch.cat([log_sd, prior_log_sd[..., None]], dim=-1)
-    return Mixture(torch.log_softmax(logits, dim=-1), mean, log_sd)
+    # As log_softmax, which is slow on so few.
+    logits = logits - logits.detach().amax(-1, keepdim=True)
+    return Mixture(logits - logits.exp().sum(-1, keepdim=True).log(), mean, log_sd)
 
 
 def log_density(m: Mixture, u: Tensor, low: Tensor, high: Tensor, bounded: bool) -> Tensor:
