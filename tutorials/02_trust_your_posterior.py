@@ -259,7 +259,7 @@ plots.local_plot(local.check(x))
 
 # %%
 names = posterior.prior.names
-squeezed = Correction(names, (0.0,) * len(names), (0.6,) * len(names), 0, 0, (0.0, 0.0), (0.0, 0.0), 1.0, 1.0)
+squeezed = Correction(names, (0.0,) * len(names), (0.6,) * len(names), 0, (0.0, 0.0), (0.0, 0.0), 1.0, 1.0)
 overconfident = Recalibrated(posterior, squeezed)
 wrong = calibrate(overconfident, held, draws=SIZE.draws, local=False, seed=SEED)
 print("\n".join(wrong.lines()[:3]))
@@ -268,9 +268,9 @@ print("\n".join(wrong.lines()[:3]))
 plots.rank_plot(wrong)
 
 # %% [markdown]
-# `recalibrate` looks for one shift and one scale for each parameter that make the ranks uniform, on one half of the
-# held-out simulations, and reports what they do to the other half. It is a bijection, so densities stay exact, and no
-# draw leaves the prior. It mends what is wrong in the same way everywhere, which is the usual case; what is too wide
+# `recalibrate` looks for one shift and one scale for each parameter that make the ranks uniform, and reports what those
+# of each half of the held-out simulations do to the other half. It is a bijection, so densities stay exact, and no draw
+# leaves the prior. It mends what is wrong in the same way everywhere, which is the usual case; what is too wide
 # here and too narrow there it cannot mend (more simulations can).
 
 # %%

@@ -36,21 +36,21 @@ _LIMITS = (np.log(0.2), np.log(5.0))
 
 @dataclass(frozen=True)
 class Correction:
-    """What recalibration does, and what it did on rows it was not chosen on.
+    """What recalibration does, and what it does to rows it was not chosen on (two-fold cross-validation).
 
     Args:
         names: (P,) of the parameters.
         shift: (P,) in the posterior's standard deviations; scale: (P,) factor on its width.
-        rows: held-out simulations it was chosen on; tested: other ones it was tried on.
-        before, after: coverage of central 50 % and 90 % intervals on the latter, over all parameters.
-        p_before, p_after: smallest p-value of uniform ranks there, times the number of parameters.
+        rows: held-out simulations it was chosen on.
+        before, after: coverage of central 50 % and 90 % intervals over all parameters; after: each half of the rows
+            corrected by what was chosen on the other half.
+        p_before, p_after: smallest p-value of uniform ranks, times the number of parameters.
     """
 
     names: tuple[str, ...]
     shift: tuple[float, ...]
     scale: tuple[float, ...]
     rows: int
-    tested: int
     before: tuple[float, float]
     after: tuple[float, float]
     p_before: float
@@ -60,10 +60,13 @@ class Correction:
         """Two lines for people."""
         order = np.argsort(-np.abs(np.log(self.scale)) - np.abs(self.shift))[:3]
         most = ", ".join(f"{self.names[k]} x{self.scale[k]:.2f} {self.shift[k]:+.2f} sd" for k in order)
+        before, after = (
+            f"{held[0]:.1%} and {held[1]:.1%} (p {p:.2g})"
+            for held, p in ((self.before, self.p_before), (self.after, self.p_after))
+        )
         return (
             f"recalibration (from {self.rows} rows) changes most: {most}\n"
-            f"on {self.tested} other rows 50 % and 90 % intervals held {self.before[0]:.1%} and {self.before[1]:.1%} "
-            f"before (p {self.p_before:.2g}), {self.after[0]:.1%} and {self.after[1]:.1%} after (p {self.p_after:.2g})"
+            f"50 % and 90 % intervals held {before} before, {after} after, each half of the rows corrected by the other"
         )
 
 
@@ -177,7 +180,7 @@ class RecalibratedDistribution:
 def recalibrate(
     posterior: Any, held: HeldOut, *, draws: int = 400, seed: int = 0, trained: np.ndarray | None = None
 ) -> Recalibrated:
-    """Choose a correction on one half of held-out simulations and try it on the other.
+    """Choose a correction on held-out simulations, and report what that does to ones it was not chosen on.
 
     Args:
         posterior: under correction; `prior` and a call with an observation are all it needs.
@@ -195,18 +198,28 @@ def recalibrate(
     z, truth = held.prior.unconstrain(theta), held.prior.unconstrain(held.theta)
     mean, sd = z.mean(1), np.maximum(z.std(1), 1e-9)
     order = generator(seed, "recalibration").permutation(len(held))
-    chosen, tested = order[: len(held) // 2], order[len(held) // 2 :]
     away, spread = (truth - mean) / sd, (z - mean[:, None]) / sd[:, None]
-    maps = [_choose(away[chosen, p], spread[chosen, :, p]) for p in range(len(held.prior))]
-    shift, scale = map(np.array, zip(*maps, strict=True))
-    before, p_before = _score(away[tested], spread[tested], seed)
-    after, p_after = _score(away[tested], shift + scale * spread[tested], seed)
+    corrected = np.empty_like(spread)
+    a, b = order[: len(held) // 2], order[len(held) // 2 :]
+    for tried, chosen in ((a, b), (b, a)):
+        shift, scale = _choose_all(away[chosen], spread[chosen])
+        corrected[tried] = shift + scale * spread[tried]
+    before, p_before = _score(away, spread, seed)
+    after, p_after = _score(away, corrected, seed)
+    shift, scale = _choose_all(away, spread)
     correction = Correction(
-        held.prior.names, tuple(shift.tolist()), tuple(scale.tolist()), len(chosen), len(tested),
+        held.prior.names, tuple(shift.tolist()), tuple(scale.tolist()), len(held),
         (float(before.overall[0]), float(before.overall[1])), (float(after.overall[0]), float(after.overall[1])),
         p_before, p_after,
     )  # fmt: skip
     return Recalibrated(posterior, correction)
+
+
+def _choose_all(away: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shifts and scales (P,) for away (n, P) among spread (n, D, P)."""
+    maps = [_choose(away[:, p], spread[:, :, p]) for p in range(away.shape[1])]
+    shift, scale = map(np.array, zip(*maps, strict=True))
+    return shift, scale
 
 
 def _choose(away: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
