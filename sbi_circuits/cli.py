@@ -162,7 +162,7 @@ def infer(
     max_draws: Annotated[
         int | None, typer.Option(help="Draws after which to stop short of n; 4 n by default.")
     ] = None,
-    family: FlowFamily = "batched",
+    family: FlowFamily = "zuko",
     seed: Seed = 0,
     workers: Workers = 1,
     engine: EngineName = "auto",

@@ -122,9 +122,9 @@ class TrainingConfig:
         if self.coordinates == "auto" and self._transform not in BOUNDED_TRANSFORMS:
             filled["coordinates"] = "normal"
         if self.dropout < 0:
-            filled["dropout"] = _by_density(density, 0.1, 0.05, 0.0)
+            filled["dropout"] = _by_density(density, 0.2, 0.05, 0.0)
         if self.weight_decay < 0:
-            filled["weight_decay"] = _by_density(density, 0.3, 0.1, 0.01)
+            filled["weight_decay"] = _by_density(density, 1.0, 0.1, 0.01)
         return replace(self, **filled)
 
 
