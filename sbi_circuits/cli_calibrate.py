@@ -149,14 +149,19 @@ def compare(
     """Train a classifier over circuits, or take one from before, and ask it about one observation."""
     if (classifier_ is None) == (not tables):
         raise InferenceError("give --table, two or more, or the --classifier that an earlier comparison wrote")
-    if classifier_ is None:
-        classifier = compare_circuits([open_table(path) for path in tables], seed=seed)
-        save_classifier(classifier, out / "classifier")
+    known = load_classifier(classifier_) if classifier_ is not None else None
+    found = [open_table(path) for path in tables]
+    # The observation is read first: training takes minutes.
+    if known is not None:
+        content, wanted, protocol = known.feature_set, known.feature_set_digest, known.protocol
     else:
-        classifier = load_classifier(classifier_)
+        content, wanted, protocol = found[0].manifest.features, found[0].feature_set.digest, found[0].manifest.protocol
+    duration = float(protocol["duration"])
+    x = _measured(recording, group, features, content, wanted, duration)
+    classifier = compare_circuits(found, seed=seed) if known is None else known
+    if known is None:
+        save_classifier(classifier, out / "classifier")
     print(classifier.reliability.summary())
-    duration = float(classifier.protocol["duration"])
-    x = _measured(recording, group, features, classifier.feature_set, classifier.feature_set_digest, duration)
     answer = classifier((x.values, x.states))
     print(answer.summary())
     if x.n_windows > 1:
