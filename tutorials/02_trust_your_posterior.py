@@ -95,7 +95,7 @@ QUICK = TrainingConfig(transform="coupling", members=1, hidden=24, layers=1, epo
 SIZES = {
     "small": Size(240, 160, 200, 2.0, 60, 12, 1, QUICK, ClassifierConfig(members=2, hidden=16, epochs=3),
                   LikelihoodConfig(members=1, hidden=16, epochs=20), 100),  # fmt: skip
-    "full": Size(4000, 900, 1500, 5.0, 400, 60, os.cpu_count() or 1, None, None, None, 2000),
+    "full": Size(4000, 900, 1500, 5.0, 400, 60, os.cpu_count() or 1, None, None, None, 600),
 }
 SIZE = SIZES[os.environ.get("SBI_CIRCUITS_TUTORIAL_SIZE", "full")]
 SEED = 0
