@@ -286,8 +286,9 @@ def test_ctrl_c_leaves_a_table_to_go_on_with(tmp_path: Path, expected: Rows, wor
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert said.splitlines()[0].startswith("interrupted: ")
-    assert "run the same campaign again to go on" in said.splitlines()[0]
+    # On a busy machine a line of progress may come first.
+    (line,) = [line for line in said.splitlines() if line.startswith("interrupted: ")]
+    assert "run the same campaign again to go on" in line
     table = Table.open(tmp_path)
     assert 0 < len(table) < 4000 and table.verify() == []
     rows = fill(tmp_path, fakes.campaign(max(N, len(table))))
