@@ -9,6 +9,7 @@ correct under the prior. Interrupted, it resumes; it takes about three hours on 
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ import numpy as np
 from sbi_circuits.campaign import Campaign, TableProposal, run_campaign
 from sbi_circuits.circuit import Circuit, Record, get_circuit
 from sbi_circuits.cultures import DAYS, culture, culture_features, typical_well
-from sbi_circuits.demo import TABLE
+from sbi_circuits.demo import AIMED, TABLE
 from sbi_circuits.engines import Protocol
-from sbi_circuits.inference import Posterior, TrainingConfig, load_posterior, train
+from sbi_circuits.inference import Posterior, load_posterior, train
 from sbi_circuits.inference.restriction import RestrictedPrior, restrict
 from sbi_circuits.inference.weights import balance_weights
 from sbi_circuits.table import MemoryTable, Table, concat
@@ -89,7 +90,7 @@ def targets() -> list[tuple[int, str]]:
 def _posterior(tables: list[Table], folder: Path, number: int) -> Posterior:
     if (folder / "posterior.json").exists():
         return load_posterior(folder)
-    posterior = train(concat(tables), TrainingConfig(members=2, importance="none"), seed=number)
+    posterior = train(concat(tables), replace(AIMED, members=2), seed=number)
     posterior.save(folder)
     return posterior
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from sbi_circuits.calibration import coverage
-from sbi_circuits.demo import demo_table
+from sbi_circuits.demo import AIMED, demo_table
 from sbi_circuits.ensemble import build_ensemble
 from sbi_circuits.features.states import FeatureValues, summarise
-from sbi_circuits.inference import Posterior, TrainingConfig, train
+from sbi_circuits.inference import Posterior, train
 from sbi_circuits.table import MemoryTable
 from sbi_circuits.table_rows import Rows
 
@@ -30,7 +30,7 @@ def main(importance: str, workers: int, observations: int) -> None:
     chosen = np.random.default_rng(1).permutation(bursting)[:HELD_OUT]
     rest = np.setdiff1d(np.arange(len(rows)), chosen)
     began = time.perf_counter()
-    config = TrainingConfig(importance=importance, members=2)
+    config = replace(AIMED, importance=importance, members=2)
     posterior = train(MemoryTable(table.manifest, rows.take(rest)), config, seed=0)
     print(f"importance {importance}: trained on {len(rest)} rows in {time.perf_counter() - began:.0f} s")
     print(posterior.log[-1])
