@@ -65,7 +65,8 @@ class AutoregressiveDensity(nn.Module):
             shape = (config.members, *mask.shape)
             self.weights.append(nn.Parameter(scale * torch.randn(shape, generator=random)))
             self.biases.append(nn.Parameter(torch.zeros(config.members, 1, mask.shape[1])))
-        skip = (seen[:, None] <= out[None]).float()
+        # A linear regression of each feature on what is before it moves all its components.
+        skip = (seen[:, None] <= torch.arange(features)[None]).float()
         self.register_buffer("skip_mask", skip)
         self.skip = nn.Parameter(torch.zeros(config.members, *skip.shape))
         spread = torch.linspace(-1.5, 1.5, config.components).repeat(features)
@@ -85,14 +86,14 @@ class AutoregressiveDensity(nn.Module):
         for k, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = torch.baddbmm(bias, h, weight * self.get_buffer(f"mask{k}"))
             h = functional.silu(h) if k + 1 < len(self.weights) else h
-        h = h + torch.bmm(inputs, self.skip * self.get_buffer("skip_mask"))
+        line = torch.bmm(inputs, self.skip * self.get_buffer("skip_mask"))
         h = h.reshape(*h.shape[:2], self.features, 1 + 3 * self.components)
-        return (self._features(h, x) * kept).sum(-1)
+        return (self._features(h, line, x) * kept).sum(-1)
 
-    def _features(self, h: Tensor, x: EncodedFeatures) -> Tensor:
+    def _features(self, h: Tensor, line: Tensor, x: EncodedFeatures) -> Tensor:
         """(M, n, F) log density of each feature."""
         k = self.components
-        logits, centre = functional.log_softmax(h[..., 1 : 1 + k], -1), h[..., 1 + k : 1 + 2 * k]
+        logits, centre = functional.log_softmax(h[..., 1 : 1 + k], -1), h[..., 1 + k : 1 + 2 * k] + line[..., None]
         scale = functional.softplus(h[..., 1 + 2 * k :] + 0.5) + _LEAST_SCALE
         away = (x.values[..., None] - centre) / scale
         mixture = torch.logsumexp(logits - 0.5 * away**2 - scale.log(), -1) - _LOG_SQRT_2PI
