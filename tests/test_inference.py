@@ -60,7 +60,7 @@ def density_on_grid(flows: Flows, context: torch.Tensor, points: np.ndarray) -> 
     """Densities (members, G, ..., G)."""
     axes = np.meshgrid(*[points] * flows.spec.parameters, indexing="ij")
     z = torch.as_tensor(np.stack([axis.ravel() for axis in axes], axis=1))
-    return flows.log_prob(z, context).exp().numpy().reshape(-1, *axes[0].shape)
+    return flows.log_prob(z, context).exp().detach().numpy().reshape(-1, *axes[0].shape)
 
 
 @pytest.mark.parametrize("parameters", [1, 2])

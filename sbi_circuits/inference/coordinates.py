@@ -8,6 +8,8 @@ standard normal there.
 import math
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sbi_circuits.prior import Prior
 
@@ -47,3 +49,11 @@ def prior_log_prob(z: np.ndarray, coordinates: str) -> np.ndarray:
     if coordinates == "normal":
         return (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(-1)
     return np.full(len(z), -z.shape[1] * math.log(_SCALE))
+
+
+def from_unbounded(z: Tensor, coordinates: str) -> tuple[Tensor, Tensor]:
+    """Points (n, P) of the flows for z (n, P), where the prior is a standard normal, and log |d point / dz| (n,)."""
+    if coordinates == "normal":
+        return z, z.new_zeros(len(z))
+    log_normal = (-0.5 * z.square() - 0.5 * math.log(2 * math.pi)).sum(-1)
+    return _SCALE * (torch.special.ndtr(z) - 0.5), log_normal + z.shape[1] * math.log(_SCALE)

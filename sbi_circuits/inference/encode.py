@@ -15,6 +15,7 @@ from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED
 _IQR_TO_SD = 1.349
 _TAIL = 3.0  # robust standard deviations; beyond them values grow as arcsinh
 _SKEWED = 2.0
+_WHOLE_FAMILIES = 0.75  # of the rows that lose features
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +112,16 @@ class EncodedFeatures:
     def __getitem__(self, rows: Tensor | slice) -> "EncodedFeatures":
         return EncodedFeatures(self.values[rows], self.undefined[rows], self.unobserved[rows], self.columns)
 
+    def without(self, dropped: Tensor) -> "EncodedFeatures":
+        """The same rows where the entries in `dropped` (*, F) bool are unobserved."""
+        kept = (~dropped).to(self.values.dtype)
+        unobserved = torch.maximum(self.unobserved, 1.0 - kept)
+        return EncodedFeatures(self.values * kept, self.undefined * kept, unobserved, self.columns)
+
     def inputs(self, dropped: Tensor | None = None) -> Tensor:
         """Network inputs (*, C); `dropped` (*, F) bool makes entries unobserved."""
-        parts = [self.values, self.undefined, self.unobserved]
-        if dropped is not None:
-            kept = (~dropped).to(self.values.dtype)
-            parts = [self.values * kept, self.undefined * kept, torch.maximum(self.unobserved, 1.0 - kept)]
-        return torch.cat(parts, dim=-1)[..., self.columns]
+        rows = self if dropped is None else self.without(dropped)
+        return torch.cat([rows.values, rows.undefined, rows.unobserved], dim=-1)[..., self.columns]
 
 
 def feature_groups(names: tuple[str, ...]) -> np.ndarray:
@@ -131,16 +135,25 @@ def feature_groups(names: tuple[str, ...]) -> np.ndarray:
 
 
 def random_drops(rows: int, groups: Tensor, share: float, random: torch.Generator) -> Tensor:
-    """Which entries (rows, F) become unobserved: `share` of the rows lose families or single features.
+    """Which entries (rows, F) become unobserved: `share` of the rows lose whole families, or single features.
 
-    The fraction lost is itself uniform, so that every number of observed features is trained.
+    Of the rows that lose something, three in four keep whole families, at least one of them: these are the subsets
+    that are asked for. The rest, or all where there is one family, keep single features, or none. Every number kept
+    is as frequent, so that "only this one" and "all but this one" are trained as much as what lies between.
     """
-    device = groups.device
-    loses, fraction, by_family = torch.rand(3, rows, 1, generator=random, device=device)
-    families = torch.rand(rows, int(groups.shape[0]), generator=random, device=device)
-    single = torch.rand(rows, int(groups.shape[0]), generator=random, device=device)
-    chance = torch.where(by_family < 0.5, families[:, groups], single)
-    return (loses < share) & (chance < fraction)
+    device, families = groups.device, int(groups.max()) + 1
+    loses, by_family = torch.rand(2, rows, 1, generator=random, device=device)
+    lost_families = _lost(rows, families, 1, random, device)[:, groups]
+    lost_features = _lost(rows, len(groups), 0, random, device)
+    whole = (by_family < _WHOLE_FAMILIES) & (families > 1)
+    return (loses < share) & torch.where(whole, lost_families, lost_features)
+
+
+def _lost(rows: int, things: int, least: int, random: torch.Generator, device: torch.device) -> Tensor:
+    """(rows, things) bool: all but `least` to `things` - 1 of them, each number as often."""
+    order = torch.rand(rows, things, generator=random, device=device).argsort(1).argsort(1)
+    kept = least + (torch.rand(rows, 1, generator=random, device=device) * max(things - least, 1)).floor()
+    return order >= kept
 
 
 def _both(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -114,10 +114,9 @@ class GaussianStart(nn.Module):
 
     def forward(self, z: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """u (B, P) and the log determinant (B,); inputs may have one row for all."""
-        with torch.no_grad():
-            mean, factor = self.condition(inputs)
-            u = torch.linalg.solve_triangular(factor, (z - mean)[..., None], upper=False)[..., 0]
-            return u, -factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        mean, factor = self.condition(inputs)
+        u = torch.linalg.solve_triangular(factor, (z - mean)[..., None], upper=False)[..., 0]
+        return u, -factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def inverse(self, u: Tensor, inputs: Tensor) -> Tensor:
         mean, factor = self.condition(inputs)

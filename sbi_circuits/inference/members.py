@@ -138,9 +138,8 @@ class Members(nn.Module):
         low, high = (-edge - mean) / sd, (edge - mean) / sd
         return mixtures.mixture(raw, low, high, -mean / sd, math.log(wide) - sd.log()), low, high
 
-    @torch.no_grad()
     def log_prob(self, z: Tensor, inputs: Tensor) -> Tensor:
-        """Log density (M, B) of z (B, P) given inputs (B, C), or (1, C) for all."""
+        """Log density (M, B) of z (B, P) given inputs (B, C), or (1, C) for all; differentiable in z."""
         seen, pattern = torch.unique(self.start.seen(inputs), dim=0, return_inverse=True)
         m, b = self.spec.members, len(z)
         rows = inputs.expand(b, -1).expand(m, -1, -1)
@@ -207,7 +206,6 @@ def frame(start: GaussianStart, seen: Tensor, orders: Tensor) -> Frame:
     return Frame(gain, factor.to(gain.dtype), inverse.to(gain.dtype))
 
 
-@torch.no_grad()
 def place(
     start: GaussianStart, z: Tensor, inputs: Tensor, frame: Frame, pattern: Tensor, orders: Tensor | None = None
 ) -> Place:

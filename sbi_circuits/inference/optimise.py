@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from sbi_circuits.inference.members import Frame
 
 _WARM_UP = 0.05  # share of the steps in which the learning rate rises
 _CHUNK = 1024
+_HELD_OUT_PATTERNS = 64
 _PATTERNS, _MOST_PATTERNS = 64, 2048  # of dropped features in one epoch; of all unobserved ones together
 
 
@@ -91,6 +92,7 @@ def fit_members(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         run = _Run(flows, train, config, torch.Generator(device).manual_seed(seed))
+        validation = _lacking(validation, config.drop, seed)
         history = [_epochs(0, torch.full_like(run.best, math.nan), run.keep_best(validation), 0.0)]
         last_gain = 0
         for index in range(1, config.epochs + 1):
@@ -107,6 +109,15 @@ def fit_members(
     run.rewind()
     seconds = time.perf_counter() - started
     return tuple(_member_fit(epochs, seconds) for epochs in zip(*history, strict=True))
+
+
+def _lacking(rows: Rows, share: float, seed: int) -> Rows:
+    """Held-out rows that lack features as often as those trained on, the same ones in every epoch."""
+    if not share:
+        return rows
+    random = torch.Generator(rows.z.device).manual_seed(seed)
+    patterns = random_drops(_HELD_OUT_PATTERNS, rows.groups, share, random)
+    return replace(rows, features=rows.features.without(patterns[torch.arange(len(rows.z)) % len(patterns)]))
 
 
 def _epochs(index: int, loss: Tensor, scores: Tensor, rate: float) -> list[Epoch]:
@@ -207,7 +218,7 @@ class _Run:
 
     @torch.no_grad()
     def keep_best(self, rows: Rows) -> Tensor:
-        """Losses (M,) of fully observed rows under the averaged weights, which are kept where they are the best."""
+        """Losses (M,) of held-out rows under the averaged weights, which are kept where they are the best."""
         current = [w.detach().clone() for w in self.weights]
         self._restore(self.average)
         scores = -(rows.weights * log_densities(self.flows, rows)).sum(1) / rows.weights.sum()

@@ -181,6 +181,19 @@ class Posterior:
         with np.errstate(divide="ignore"):
             return np.logaddexp.reduce(members + np.log(self.weights)[:, None], axis=0)
 
+    def log_prob_z_rows(self, z: Tensor, values: np.ndarray, states: np.ndarray) -> Tensor:
+        """Log density (n,) of z (n, P), unbounded coordinates, given its own row of features (n, F) each.
+
+        Differentiable in z, unlike `log_prob_rows`.
+        """
+        return self._log_prob_z(z, self._encode(np.asarray(values, dtype=float), np.asarray(states)).inputs())
+
+    def _log_prob_z(self, z: Tensor, inputs: Tensor) -> Tensor:
+        points, log_slope = coordinates.from_unbounded(z, self.coordinates)
+        members = self.flows.log_prob(points, inputs)
+        weights = torch.as_tensor(self.weights, dtype=members.dtype, device=members.device)
+        return torch.logsumexp(members + weights.log()[:, None], dim=0) + log_slope
+
     @property
     def coordinates(self) -> str:
         """Those of z in the flows, see `coordinates`."""
@@ -227,6 +240,10 @@ class PosteriorDistribution:
     def sample_z(self, n: int, seed: int) -> np.ndarray:
         """n draws (n, P) in the prior's unbounded coordinates, where the prior is a standard normal."""
         return self.prior.unconstrain(self.sample(n, seed))
+
+    def log_prob_z(self, z: Tensor) -> Tensor:
+        """Log density (n,) of z (n, P) in the prior's unbounded coordinates, float64; differentiable in z."""
+        return self.posterior._log_prob_z(z, self.features.inputs())
 
     def mean(self, n: int = 10_000, seed: int = 0) -> np.ndarray:
         """Posterior mean (P,), declared units, over n draws."""
