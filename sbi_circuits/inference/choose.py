@@ -17,12 +17,14 @@ _LOG_WIDTHS = (0.0, 0.4, 0.9, 3.4)
 # "normal" must be better than the default by so many standard errors, and by so many nats a parameter: what mixtures
 # learn beyond the regression is more in "uniform" ones (slcp: the regression lost .13 nats there, the members won .3).
 _ERRORS, _MARGIN = 2.0, 0.03
+_CHUNK = 1024
 
 
 def fitted_start(spec: FlowSpec, training: Rows, validation: Rows) -> GaussianStart:
     """The Gaussian regression that all members begin with."""
     start = GaussianStart(spec.parameters, len(spec.missing), spec.missing).to(training.z.device)
-    start.fit(*(part for r in (training, validation) for part in (r.z, r.features.inputs(), r.weights)))
+    rows = [(r.z, r.features.inputs(), r.weights) for r in (training, validation)]
+    start.fit(*rows[0], *rows[1])
     return start
 
 
@@ -47,16 +49,21 @@ def _gains(start: GaussianStart, rows: Rows, name: str) -> Tensor:
     What is not informed by the features is flat between bounds, not normal: for each parameter the best of several
     widths counts.
     """
-    inputs = rows.features.inputs()
-    seen, pattern = torch.unique(start.seen(inputs), dim=0, return_inverse=True)
-    order = torch.arange(rows.z.shape[1], device=rows.z.device)[None]
-    where = place(start, rows.z[None], inputs[None], frame(start, seen, order), pattern[None])
-    widths = _LOG_WIDTHS if name == "uniform" else _LOG_WIDTHS[:1]
-    options = torch.stack([_log_density(where, width, name) for width in widths]).double().cpu()
+    parts = [slice(k, k + _CHUNK) for k in range(0, len(rows.z), _CHUNK)]
+    options = torch.cat([_options(start, rows.z[p], rows.features[p].inputs(), name) for p in parts], dim=1)
     best = options.mean(1).argmax(0)
     z = rows.z.double().cpu()
     found = options[best, :, torch.arange(len(best))].T
     return found.sum(-1) - torch.as_tensor(prior_log_prob(z.numpy(), name))
+
+
+def _options(start: GaussianStart, z: Tensor, inputs: Tensor, name: str) -> Tensor:
+    """Log density (widths, n, P) of each parameter given those before."""
+    seen, pattern = torch.unique(start.seen(inputs), dim=0, return_inverse=True)
+    order = torch.arange(z.shape[1], device=z.device)[None]
+    where = place(start, z[None], inputs[None], frame(start, seen, order), pattern[None])
+    widths = _LOG_WIDTHS if name == "uniform" else _LOG_WIDTHS[:1]
+    return torch.stack([_log_density(where, width, name) for width in widths]).double().cpu()
 
 
 def _log_density(where: Place, log_width: float, name: str) -> Tensor:

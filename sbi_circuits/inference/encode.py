@@ -3,6 +3,7 @@
 A value enters as [defined * scaled value, undefined, unobserved]; a column "defined" would be redundant.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED
+from sbi_circuits.features.packed import PackedStates
 
 _IQR_TO_SD = 1.349
 _TAIL = 3.0  # robust standard deviations; beyond them values grow as arcsinh
 _SKEWED = 2.0
+_BLOCK = 2**23  # entries of the columns that are looked at together
+_ENOUGH = 2**17  # rows that tell a scale well enough
 _WHOLE_FAMILIES = 0.75  # of the rows that lose features
 
 
@@ -40,20 +44,25 @@ class FeatureEncoder:
     can_undefine: np.ndarray
 
     @classmethod
-    def fit(cls, values: np.ndarray, states: np.ndarray, dropping: bool) -> "FeatureEncoder":
+    def fit(
+        cls, values: np.ndarray, states: np.ndarray | PackedStates, dropping: bool, rows: np.ndarray | None = None
+    ) -> "FeatureEncoder":
         """Find scales on the DEFINED entries of values (n, F), and the columns that vary.
+
+        Args:
+            rows: which of the rows to look at; all where None.
 
         Raises:
             InferenceError: if no feature varies.
         """
-        columns = [_scale(values[states[:, j] == DEFINED, j]) for j in range(values.shape[1])]
-        log, unit, centre, scale, varies = map(np.array, zip(*columns, strict=True))
-        measured = (states != UNOBSERVED).any(0)
-        can_undefine = _both(states == UNDEFINED, states == DEFINED)
+        columns = [_column(x, s) for x, s in feature_columns(values, PackedStates.of(states), rows)]
+        log, unit, centre, scale, varies, *shares = map(np.array, zip(*columns, strict=True))
+        defined, undefined, unobserved = (share > 0 for share in shares)
+        can_undefine = undefined & defined
         informative = varies | can_undefine
         if not informative.any():
             raise InferenceError("no feature varies over the table; there is nothing to learn from")
-        droppable = informative & measured & (dropping | (states == UNOBSERVED).any(0))
+        droppable = informative & (defined | undefined) & (dropping | unobserved)
         kept = np.flatnonzero(np.concatenate([varies, can_undefine, droppable]))
         return cls(log.astype(bool), unit, centre, scale, kept, droppable, can_undefine)
 
@@ -84,14 +93,18 @@ class FeatureEncoder:
 
     def tensors(self, values: np.ndarray, states: np.ndarray, dtype: torch.dtype) -> "EncodedFeatures":
         """Encoded rows; a state the network has never seen for a feature counts as unobserved."""
-        unseen = (states == UNDEFINED) & ~self.can_undefine
-        states = np.where(unseen & self.droppable, UNOBSERVED, states)
+        states = self.known(states)
         return EncodedFeatures(
             torch.as_tensor(self.scaled(values, states)).to(dtype),
             torch.as_tensor(states == UNDEFINED).to(dtype),
             torch.as_tensor(states == UNOBSERVED).to(dtype),
             torch.as_tensor(self.columns),
         )
+
+    def known(self, states: np.ndarray) -> np.ndarray:
+        """States (*, F), unobserved where the network has never seen them."""
+        unseen = (states == UNDEFINED) & ~self.can_undefine
+        return np.where(unseen & self.droppable, UNOBSERVED, states)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
@@ -156,8 +169,21 @@ def _lost(rows: int, things: int, least: int, random: torch.Generator, device: t
     return order >= kept
 
 
-def _both(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.asarray(a.any(0) & b.any(0))
+def feature_columns(
+    values: np.ndarray, states: PackedStates, rows: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each feature's values (n,) and states (n,); some are copied together, as rows lie one after another."""
+    chosen = slice(None) if rows is None else rows
+    width = max(1, _BLOCK // max(len(values), 1))
+    for start in range(0, values.shape[1], width):
+        stop = min(start + width, values.shape[1])
+        found = np.ascontiguousarray(values[:, start:stop][chosen].T, dtype=np.float64)
+        yield from zip(found, np.ascontiguousarray(states.columns(start, stop, chosen).T), strict=True)
+
+
+def _column(x: np.ndarray, states: np.ndarray) -> tuple[bool, float, float, float, bool, int, int, int]:
+    counts = np.bincount(states, minlength=3)[[DEFINED, UNDEFINED, UNOBSERVED]]
+    return *_scale(x[states == DEFINED]), *counts.tolist()
 
 
 def _signed_log(x: np.ndarray, unit: np.ndarray | float) -> np.ndarray:
@@ -169,10 +195,16 @@ def _skewness(x: np.ndarray) -> float:
     return 0.0 if spread == 0 else float(np.mean(((x - x.mean()) / spread) ** 3))
 
 
+def _constant(x: np.ndarray) -> bool:
+    return bool(np.ptp(x) <= 1e-12 * np.abs(x).max())
+
+
 def _scale(x: np.ndarray) -> tuple[bool, float, float, float, bool]:
     """(log, unit, centre, scale, varies) of one feature's defined entries."""
-    if len(x) < 2 or np.ptp(x) <= 1e-12 * np.abs(x).max():
+    if len(x) < 2 or _constant(x):
         return False, 1.0, float(x.mean()) if len(x) else 0.0, 1.0, False
+    some = x[:: -(-len(x) // _ENOUGH)]
+    x = x if _constant(some) else some
     magnitudes = np.abs(x)[x != 0]
     unit = float(np.median(magnitudes))
     logged = _signed_log(x, unit)

@@ -5,12 +5,28 @@ Conditioning a joint normal is exact for every subset of observed features (Bish
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 _RIDGES = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 _LOG_2PI = math.log(2.0 * math.pi)
+_CHUNK = 4096  # rows whose inputs exist at one time
+_ENTRIES = 2**24  # of the matrices that are factored together
+_ROWS, _ROWS_PER_COLUMN, _HELD = 2**17, 64, 2**15  # of a large table some evenly spaced rows are enough
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Weighted sums over rows about their means: features (D, D), cross (D, P), targets (P, P); rows: as many of
+    equal weight would tell as much."""
+
+    rows: float
+    features: Tensor
+    cross: Tensor
+    targets: Tensor
 
 
 class GaussianStart(nn.Module):
@@ -41,9 +57,13 @@ class GaussianStart(nn.Module):
         self.register_buffer("missing", torch.tensor(missing, dtype=torch.long))
 
     def fit(
-        self, z: Tensor, inputs: Tensor, weights: Tensor, z_held: Tensor, inputs_held: Tensor, weights_held: Tensor
+        self, z: Tensor, inputs: Any, weights: Tensor, z_held: Tensor, inputs_held: Any, weights_held: Tensor
     ) -> float:
         """Estimate the joint normal on rows z (n, P), inputs (n, C), weights (n,); the best ridge held out wins.
+
+        Args:
+            z, weights, z_held, weights_held: tensors.
+            inputs, inputs_held: tensors, or anything that gives the inputs of some rows when indexed with them.
 
         Returns:
             The gain over the prior on the held-out rows, nats a row; 0 where the prior itself won.
@@ -51,37 +71,54 @@ class GaussianStart(nn.Module):
         prior = {name: value.clone() for name, value in self.named_buffers()}
         best, kept = float(self._score(z_held, inputs_held, weights_held)), prior
         zero = best
+        sums = self._sums(z, inputs, weights)
         for ridge in _RIDGES:
-            self._estimate(z, inputs, weights, ridge)
+            self._estimate(sums, ridge)
             score = float(self._score(z_held, inputs_held, weights_held))
             if score > best:  # never for NaN
                 best, kept = score, {name: value.clone() for name, value in self.named_buffers()}
         self.load_state_dict(kept)
         return best - zero
 
-    def _estimate(self, z: Tensor, inputs: Tensor, weights: Tensor, ridge: float) -> None:
-        w = weights.double()[:, None] / weights.double().mean()
-        # As many rows of equal weight would tell as much.
-        n, d = float(w.sum() ** 2 / w.square().sum()), len(self.centre)
-        w = w / len(z)
-        seen = self.seen(inputs).double()
-        x, targets = inputs[:, :d].double(), z.double()
-        self.centre.copy_((w * x * seen).sum(0) / (w * seen).sum(0).clamp(min=1.0 / len(z)))
-        self.mean.copy_((w * targets).sum(0))
-        x, targets = (x - self.centre) * seen, targets - self.mean
-        self.features.copy_(x.T @ (w * x) + ridge * torch.eye(d, device=z.device))
-        self.cross.copy_(x.T @ (w * targets))
+    def _sums(self, z: Tensor, inputs: Any, weights: Tensor) -> _Sums:
+        """Set the centres, and sum over the rows about them."""
+        d, p = len(self.centre), z.shape[1]
+        parts = _some(len(z), max(_ROWS, _ROWS_PER_COLUMN * d), z.device)
+        w = torch.cat([weights[part].double() for part in parts])
+        shares = (w / w.mean() / len(w)).split([len(part) for part in parts])
+        total, seen_total, mean = (z.new_zeros(k, dtype=torch.double) for k in (d, d, p))
+        for part, share in zip(parts, shares, strict=True):
+            x = inputs[part]
+            seen = self.seen(x).double()
+            total += share @ (x[:, :d].double() * seen)
+            seen_total += share @ seen
+            mean += share @ z[part].double()
+        self.centre.copy_(total / seen_total.clamp(min=1.0 / len(w)))
+        self.mean.copy_(mean)
+        features, cross, targets = (z.new_zeros(k, m, dtype=torch.double) for k, m in ((d, d), (d, p), (p, p)))
+        for part, share in zip(parts, shares, strict=True):
+            x, y = self.centred(inputs[part].double()), z[part].double() - self.mean
+            features += x.T @ (share[:, None] * x)
+            cross += x.T @ (share[:, None] * y)
+            targets += y.T @ (share[:, None] * y)
+        return _Sums(float(w.sum() ** 2 / w.square().sum()), features, cross, targets)
+
+    def _estimate(self, sums: _Sums, ridge: float) -> None:
+        n, d = sums.rows, len(self.centre)
+        self.features.copy_(sums.features + ridge * torch.eye(d, device=sums.features.device))
+        self.cross.copy_(sums.cross)
         # The residuals of a regression on d columns are too small by about this factor.
         inflation = n / max(n - d, 0.2 * n)
         explained = self.cross.T.double() @ torch.linalg.solve(self.features.double(), self.cross.double())
-        self.covariance.copy_(explained + inflation * (targets.T @ (w * targets) - explained))
+        self.covariance.copy_(explained + inflation * (sums.targets - explained))
 
-    def _score(self, z: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
-        total = z.new_zeros(())
-        for part in torch.arange(len(z), device=z.device).split(1024):
+    def _score(self, z: Tensor, inputs: Any, weights: Tensor) -> Tensor:
+        total, weight = z.new_zeros(()), weights.new_zeros(())
+        for part in _some(len(z), _HELD, z.device, 1024):
             u, log_det = self(z[part], inputs[part])
             total = total + (weights[part] * (-0.5 * (u.square() + _LOG_2PI).sum(-1) + log_det)).sum()
-        return total / weights.sum()
+            weight = weight + weights[part].sum()
+        return total / weight
 
     def seen(self, inputs: Tensor) -> Tensor:
         """(*, D) one where a column of inputs (*, C) is observed."""
@@ -91,13 +128,18 @@ class GaussianStart(nn.Module):
     @torch.no_grad()
     def moments(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Regression (Q, P, D) and covariance (Q, P, P) of z for Q patterns of observed columns (Q, D)."""
+        together = max(1, _ENTRIES // seen.shape[1] ** 2)
+        found = [self._moments(part) for part in seen.split(together)]
+        gain, covariance = (torch.cat(parts).to(self.cross.dtype) for parts in zip(*found, strict=True))
+        return gain, covariance
+
+    def _moments(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         seen, cross = seen.double(), self.cross.double()
         # An unobserved column becomes an independent one: the shape stays the same whatever is missing.
         joint = self.features.double() * seen[:, :, None] * seen[:, None, :] + torch.diag_embed(1.0 - seen)
         cross = cross * seen[:, :, None]
         gain = torch.cholesky_solve(cross, torch.linalg.cholesky_ex(joint).L).mT
-        covariance = self.covariance.double() - gain @ cross
-        return gain.to(self.cross.dtype), covariance.to(self.cross.dtype)
+        return gain, self.covariance.double() - gain @ cross
 
     def centred(self, inputs: Tensor) -> Tensor:
         """Columns (*, D) about their means, zero where unobserved."""
@@ -121,3 +163,8 @@ class GaussianStart(nn.Module):
     def inverse(self, u: Tensor, inputs: Tensor) -> Tensor:
         mean, factor = self.condition(inputs)
         return mean + (factor @ u[..., None])[..., 0]
+
+
+def _some(rows: int, most: int, device: torch.device, chunk: int = _CHUNK) -> tuple[Tensor, ...]:
+    """Positions of at most so many evenly spaced rows, in chunks."""
+    return torch.arange(0, rows, max(1, -(-rows // most)), device=device).split(chunk)

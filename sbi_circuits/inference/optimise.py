@@ -14,6 +14,7 @@ from sbi_circuits.inference.config import FlowSpec, TrainingConfig
 from sbi_circuits.inference.encode import EncodedFeatures, random_drops
 from sbi_circuits.inference.gaussian import GaussianStart
 from sbi_circuits.inference.members import Frame
+from sbi_circuits.inference.stored import StoredFeatures
 
 _WARM_UP = 0.05  # share of the steps in which the learning rate rises
 _CHUNK = 1024
@@ -26,7 +27,7 @@ class Rows:
     """Rows on the device: z (n, P), their features, the family of each feature (F,), and weights (n,), mean 1."""
 
     z: Tensor
-    features: EncodedFeatures
+    features: StoredFeatures
     groups: Tensor
     weights: Tensor
 
@@ -117,7 +118,7 @@ def _lacking(rows: Rows, share: float, seed: int) -> Rows:
         return rows
     random = torch.Generator(rows.z.device).manual_seed(seed)
     patterns = random_drops(_HELD_OUT_PATTERNS, rows.groups, share, random)
-    return replace(rows, features=rows.features.without(patterns[torch.arange(len(rows.z)) % len(patterns)]))
+    return replace(rows, features=rows.features.without(patterns))
 
 
 def _epochs(index: int, loss: Tensor, scores: Tensor, rate: float) -> list[Epoch]:
@@ -150,8 +151,7 @@ class _Run:
         plain = [w for name, w, _ in owned if "bias" in name]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay, fused=True)
-        self.native, self.native_pattern = torch.unique(train.features.unobserved, dim=0, return_inverse=True)
-        self.inputs = train.features.inputs()
+        self.native, self.native_pattern = train.features.patterns()
 
     def epoch(self) -> Tensor:
         """One pass over the rows, in an order of its own for each member; the mean losses (M,)."""
@@ -181,7 +181,7 @@ class _Run:
     def _step(self, rows: Tensor, chosen: Tensor, drops: Tensor, frame: Frame) -> Tensor:
         self._set_rate()
         pattern = self.native_pattern[rows] * len(drops) + chosen
-        inputs = self.train.features[rows].inputs(drops[chosen]) if self.config.drop else self.inputs[rows]
+        inputs = self.train.features[rows].inputs(drops[chosen] if self.config.drop else None)
         log_density = self.flows.log_density(self.train.z[rows], inputs, frame, pattern)
         loss = -(self.train.weights[rows] * log_density).mean(1)
         self.optimiser.zero_grad(set_to_none=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED
-from sbi_circuits.inference.encode import FeatureEncoder
+from sbi_circuits.features.packed import PackedStates
+from sbi_circuits.inference.encode import FeatureEncoder, feature_columns
 from sbi_circuits.seeds import generator
 
 MAX_ROWS = 2000
@@ -103,14 +104,17 @@ class Support:
     frequencies: np.ndarray
 
     @classmethod
-    def fit(cls, values: np.ndarray, states: np.ndarray, encoder: FeatureEncoder, seed: int) -> "Support":
+    def fit(
+        cls, values: np.ndarray, states: np.ndarray | PackedStates, encoder: FeatureEncoder, seed: int
+    ) -> "Support":
         """Keep a random subsample of values, states (n, F), and the ranges of all rows."""
         chosen = generator(seed, "support").permutation(len(values))[:MAX_ROWS]
-        ranges = [_range(values[states[:, j] == DEFINED, j]) for j in range(values.shape[1])]
-        frequencies = np.array([(states == s).mean(0) for s in (DEFINED, UNDEFINED, UNOBSERVED)])
-        scaled = encoder.scaled(values[chosen], states[chosen]).astype(np.float32)
+        packed, n = PackedStates.of(states), len(values)
+        pairs = [(_range(x[s == DEFINED]), np.bincount(s, minlength=3) / n) for x, s in feature_columns(values, packed)]
+        ranges, frequencies = [pair[0] for pair in pairs], np.array([pair[1] for pair in pairs]).T
+        scaled = encoder.scaled(values[chosen], packed[chosen]).astype(np.float32)
         low, high = np.array(ranges).T
-        return cls(scaled, states[chosen].astype(np.uint8), low, high, frequencies)
+        return cls(scaled, packed[chosen], low, high, frequencies)
 
     def check(
         self,

@@ -23,6 +23,7 @@ from sbi_circuits.inference.encode import FeatureEncoder, feature_groups
 from sbi_circuits.inference.flows import build_flows, torch_device
 from sbi_circuits.inference.optimise import Epoch, MemberFit, Rows, fit_members, log_densities
 from sbi_circuits.inference.posterior import Flows, Posterior
+from sbi_circuits.inference.stored import StoredFeatures
 from sbi_circuits.inference.support import Support
 from sbi_circuits.inference.weights import local_weights
 from sbi_circuits.seeds import generator, stream_key
@@ -60,16 +61,20 @@ def train(
         >>> posterior({"rate": 1.5}).sample(10, seed=0).shape
         (10, 1)
     """
-    data = table if isinstance(table, TrainingData) else TrainingData.from_table(table)
+    given = isinstance(table, TrainingData)
+    data = table if given else TrainingData.from_table(table)
     config = (config or TrainingConfig()).resolve(data.rows, len(data.prior))
     device = torch_device(config.device)
     training, validation = _split(data.rows, config.validation, seed)
-    encoder = FeatureEncoder.fit(data.values[training], data.states[training], dropping=config.drop > 0)
+    encoder = FeatureEncoder.fit(data.values, data.states, config.drop > 0, training)
     weights = _row_weights(data, encoder, config.importance)
+    support = Support.fit(data.values, data.states, encoder, seed)
+    # Data that nobody else holds are scaled where they lie.
+    stored = StoredFeatures.of(encoder, data.values, data.states, in_place=not given).to(device)
     spec = FlowSpec.of(config, len(data.prior), encoder.inputs, encoder.missing)
 
     def split(where: str) -> _Split:
-        return _Split(*(_rows(data, encoder, weights, part, device, where) for part in (training, validation)))
+        return _Split(*(_rows(data, stored, weights, part, where) for part in (training, validation)))
 
     if config.coordinates == "auto":
         both = {name: split(name) for name in coordinates.COORDINATES}
@@ -86,7 +91,7 @@ def train(
     own = {"config": vars(config), "seed": int(seed), "rows": counts, "validation": figures}
     return Posterior(
         prior=data.prior, feature_names=data.feature_names, feature_units=data.feature_units, encoder=encoder,
-        flows=flows, weights=mixture, support=Support.fit(data.values, data.states, encoder, seed),
+        flows=flows, weights=mixture, support=support,
         provenance=dict(data.provenance) | own,
         log=_log(data, encoder, config, fits, figures),
     )  # fmt: skip
@@ -117,25 +122,19 @@ def _split(rows: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _row_weights(data: TrainingData, encoder: FeatureEncoder, importance: str) -> np.ndarray:
     """(n,) weight of each row in the loss."""
-    if importance == "none":
+    weights = np.asarray(data.weights)
+    if importance == "none" or np.ptp(weights) == 0:
         return np.ones(data.rows)
-    points = np.hstack([encoder.scaled(data.values, data.states), _APART * (data.states == UNDEFINED)])
-    return local_weights(points, np.asarray(data.weights))
+    states = np.asarray(data.states)
+    points = np.hstack([encoder.scaled(data.values, states), _APART * (states == UNDEFINED)])
+    return local_weights(points, weights)
 
 
-def _rows(
-    data: TrainingData,
-    encoder: FeatureEncoder,
-    weights: np.ndarray,
-    index: np.ndarray,
-    device: torch.device,
-    where: str,
-) -> Rows:
+def _rows(data: TrainingData, stored: StoredFeatures, weights: np.ndarray, index: np.ndarray, where: str) -> Rows:
     z = torch.as_tensor(coordinates.to_z(data.prior, data.theta[index], where)).float()
-    features = encoder.tensors(data.values[index], data.states[index], torch.float32)
     groups = torch.as_tensor(feature_groups(data.feature_names))
-    chosen = torch.as_tensor(weights[index]).float()
-    return Rows(z.to(device), features.to(device), groups.to(device), chosen.to(device))
+    chosen, device = torch.as_tensor(weights[index]).float(), stored.values.device
+    return Rows(z.to(device), stored.only(index), groups.to(device), chosen.to(device))
 
 
 def _fit(
