@@ -21,6 +21,7 @@ from sbi_circuits.circuit_parts import (
     PoissonInput,
     Population,
     Projection,
+    Readout,
     Record,
     pairs,
 )
@@ -40,7 +41,7 @@ from sbi_circuits.wiring_rules import (
 
 __all__ = [
     "METHODS", "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "Explicit", "FixedIndegree", "FixedTotal",
-    "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Record", "Wiring",
+    "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record", "Wiring",
     "get_circuit", "list_circuits", "register",
 ]  # fmt: skip
 
@@ -62,6 +63,7 @@ class Circuit:
         early_stop: when to stop silent or saturated simulations; None for never.
         defaults: name -> value in declared units; a configuration worth starting from.
         title, source: one line for people, and where the circuit was published.
+        readouts: signals that can be recorded.
 
     Raises:
         CircuitError: naming the part, the expression and the reason.
@@ -78,9 +80,10 @@ class Circuit:
     defaults: tuple[tuple[str, float], ...] = ()
     title: str = ""
     source: str = ""
+    readouts: tuple[Readout, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("populations", "projections", "inputs"):
+        for name in ("populations", "projections", "inputs", "readouts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "constants", pairs(self.constants))
         defaults = self.defaults.items() if isinstance(self.defaults, Mapping) else self.defaults
@@ -95,6 +98,10 @@ class Circuit:
         content = plain(self)
         for key in ("prior", "title", "source", "defaults"):
             content.pop(key)
+        for readout in content["readouts"]:
+            del readout["title"]
+        if not self.readouts:
+            del content["readouts"]
         for projection in content["projections"]:
             for key, unused in _LATER_FIELDS.items():
                 if projection[key] == unused:
@@ -112,6 +119,24 @@ class Circuit:
             if population.name == name:
                 return population
         raise UnknownNameError("population", name, [p.name for p in self.populations])
+
+    def readout(self, name: str) -> Readout:
+        """The readout of that name; raises `UnknownNameError`."""
+        for readout in self.readouts:
+            if readout.name == name:
+                return readout
+        raise UnknownNameError(f"signal of circuit {self.name}", name, [r.name for r in self.readouts])
+
+    @property
+    def spikes(self) -> bool:
+        """Whether any population has a threshold; a circuit without is a rate circuit."""
+        return any(p.threshold for p in self.populations)
+
+    def default_record(self) -> Record:
+        """Spikes of 100 cells, counts and moments; of a circuit that never spikes, all its signals."""
+        if self.spikes or not self.readouts:
+            return Record(spikes=100, counts=True, moments=True)
+        return Record(counts=False, signals=tuple(r.name for r in self.readouts))
 
     def values(self, theta: np.ndarray) -> dict[str, float]:
         """SI values of every parameter and constant at one configuration (P,) in declared units."""

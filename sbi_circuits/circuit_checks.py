@@ -37,6 +37,7 @@ def check_circuit(circuit: "Circuit") -> None:
     for entry in circuit.inputs:
         _check_input(entry, known, variables)
     _check_early_stop(circuit, known)
+    _check_readouts(circuit, known, variables)
     check_values(circuit)
 
 
@@ -139,3 +140,17 @@ def _check_early_stop(circuit: "Circuit", known: Quantities) -> None:
     check_dimensions(stop.refractory, "second", known, "early stop, refractory")
     if not 0 <= stop.start < stop.stop:
         raise CircuitError(f"early stop: the window [{stop.start}, {stop.stop}] s is empty")
+
+
+def _check_readouts(circuit: "Circuit", known: Quantities, variables: Mapping[str, Variables]) -> None:
+    names = [r.name for r in circuit.readouts]
+    if len(set(names)) != len(names):
+        raise CircuitError(f"circuit {circuit.name}: readouts need distinct names, got {names}")
+    for readout in circuit.readouts:
+        where = f"readout {readout.name}"
+        if readout.population not in variables:
+            raise UnknownNameError(f"population of {where}", readout.population, variables)
+        population = circuit.population(readout.population)
+        own, inputs = _own_namespace(population, known), _input_quantities(population, circuit)
+        scope = {**known, **own, **inputs, **variables[readout.population].readable, **time_quantities()}
+        check_in_equation(readout.expression, declared_quantities([("", readout.unit)])[""], scope, where)

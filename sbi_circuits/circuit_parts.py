@@ -10,10 +10,11 @@ from sbi_circuits.errors import CircuitError, UnknownNameError
 from sbi_circuits.units import calls_in, names_in
 from sbi_circuits.wiring_rules import Wiring
 
-METHODS = ("euler", "exponential_euler", "rk4", "exact", "heun", "milstein")
+METHODS = ("euler", "exponential_euler", "rk4", "exact", "heun", "milstein", "trapezoid")
 # Those that know what a noise term `xi` is.
-NOISY_METHODS = ("euler", "heun", "milstein")
+NOISY_METHODS = ("euler", "heun", "milstein", "trapezoid")
 RANDOM = frozenset({"rand", "randn"})
+REDUCTIONS = ("each", "mean", "sum")
 _PARAMETER = re.compile(r"\s*(\w+)\s*:\s*[^#]+")
 _DEFINED = re.compile(r"\s*(?:d(\w+)\s*/\s*dt\s*=|(\w+)\s*[=:])")
 _ENDS = ("_pre", "_post")
@@ -285,6 +286,37 @@ class EarlyStop:
 
 
 @dataclass(frozen=True)
+class Readout:
+    """A signal that can be recorded: an expression over one population, sampled in time.
+
+    Args:
+        name: of the signal; an identifier.
+        population: whose variables the expression uses.
+        expression: over the population's variables, its subexpressions, its inputs, parameters, constants and `t`;
+            noise is not among them.
+        unit: of the signal; Brian2 units or "1".
+        over: "each" (one channel a neuron), "mean" or "sum" (one channel over all of them).
+        title: what the signal stands for, and what that assumes.
+
+    Raises:
+        CircuitError: a name that is no identifier; `UnknownNameError` for another reduction.
+    """
+
+    name: str
+    population: str
+    expression: str
+    unit: str
+    over: str = "each"
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise CircuitError(f"readout name {self.name!r} is not an identifier")
+        if self.over not in REDUCTIONS:
+            raise UnknownNameError(f"reduction of readout {self.name}", self.over, REDUCTIONS)
+
+
+@dataclass(frozen=True)
 class Record:
     """What a simulation keeps.
 
@@ -292,6 +324,9 @@ class Record:
         spikes: how many randomly chosen cells (over all populations) keep their spike times, or -1 for all.
         counts: 1 ms counts of every population.
         moments: moments of the interspike intervals of every neuron.
+        signals: names of the circuit's readouts that are kept.
+        signal_rate: samples of them per second; each is the value at its time, not an average, so the rate must
+            be above twice the fastest frequency of the dynamics.
 
     Raises:
         CircuitError: if nothing is kept.
@@ -300,9 +335,14 @@ class Record:
     spikes: int = 0
     counts: bool = True
     moments: bool = False
+    signals: tuple[str, ...] = ()
+    signal_rate: float = 1000.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "signals", tuple(self.signals))
         if self.spikes < -1:
             raise CircuitError(f"Record.spikes must be -1 (all cells) or a number of cells, got {self.spikes}")
-        if not (self.spikes or self.counts or self.moments):
-            raise CircuitError("an empty Record keeps nothing; ask for spikes, counts or moments")
+        if not (self.spikes or self.counts or self.moments or self.signals):
+            raise CircuitError("an empty Record keeps nothing; ask for spikes, counts, moments or signals")
+        if not self.signal_rate > 0:
+            raise CircuitError(f"Record.signal_rate must be positive, got {self.signal_rate} Hz")

@@ -220,7 +220,8 @@ def _circuit(source: Posterior | Ensemble, circuit: Circuit | None) -> Circuit:
 
 def protocol_of(content: Mapping[str, Any]) -> Protocol:
     """The protocol a table's manifest describes."""
-    record = Record(content["spikes"], content["counts"], content["moments"])
+    signals = {name: content[name] for name in ("signals", "signal_rate") if name in content}
+    record = Record(content["spikes"], content["counts"], content["moments"], **signals)
     return Protocol(content["duration"], content["warmup"], record, content["early_stop"], content["dt"])
 
 

@@ -29,8 +29,9 @@ def simulate(
         seed: of the campaign; simulation k is keyed by (seed, start + k).
         start: index of the first simulation.
         warmup: simulated first and not recorded, seconds.
-        record: what to keep; 1 ms counts, moments and the spikes of 100 cells where None.
-        engine: "auto", "kernel[numba]", "kernel[cuda]" or "brian2".
+        record: what to keep; where None 1 ms counts, moments and the spikes of 100 cells, and all signals of a
+            circuit that never spikes.
+        engine: "auto", "kernel[numba]", "kernel[cuda]", "torch" or "brian2".
         early_stop: whether silent and saturated simulations end early.
 
     Yields:
@@ -41,6 +42,6 @@ def simulate(
         UnknownNameError: an unknown engine.
     """
     rows = np.atleast_2d(circuit.prior.validate(theta))
-    record = Record(spikes=100, counts=True, moments=True) if record is None else record
+    record = circuit.default_record() if record is None else record
     protocol = Protocol(duration=duration, warmup=warmup, record=record, early_stop=early_stop)
     yield from get_engine(engine).run_batch(circuit, rows, protocol, seed, range(start, start + len(rows)))

@@ -15,6 +15,7 @@ ENGINES = {
     "brian2": ("sbi_circuits.engines.brian2_engine", "Brian2Engine"),
     "kernel[cuda]": ("sbi_circuits.engines.kernel_cuda", "CudaEngine"),
     "kernel[numba]": ("sbi_circuits.engines.kernel_numba", "NumbaEngine"),
+    "torch": ("sbi_circuits.engines.torch_engine", "TorchEngine"),
 }
 DEFAULT_ENGINE = "kernel[numba]"
 

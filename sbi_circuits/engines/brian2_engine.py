@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import brian2
@@ -19,10 +19,13 @@ from brian2.core.base import BrianObjectException
 from brian2.devices.device import auto_target, get_device
 from brian2.units.fundamentalunits import Quantity, get_dimensions
 
-from sbi_circuits.circuit import Circuit, CurrentSteps, EarlyStop
+from sbi_circuits.circuit import Circuit, CurrentSteps, EarlyStop, Readout
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
+from sbi_circuits.engines.brian2_signals import readout_equations, sampled, signal_monitors
 from sbi_circuits.engines.brian2_synapses import brian2_synapses
+from sbi_circuits.engines.methods import register_methods
 from sbi_circuits.engines.setup import Cells, Poisson, Setup, Steps, prepare, timestep
+from sbi_circuits.engines.signals import as_signals, chosen_readouts, sampling
 from sbi_circuits.errors import CircuitError, TranslationError, UnknownNameError
 from sbi_circuits.recording import COUNT_BIN, IntervalMoments, Outcome, PopulationCounts, Recording
 from sbi_circuits.seeds import stream_key
@@ -56,21 +59,34 @@ class Brian2Engine(Engine):
         """Simulate one configuration; see `Engine.run`."""
         start = time.perf_counter()
         setup = prepare(circuit, theta, protocol, seed, index)
+        readouts = chosen_readouts(circuit, protocol.record)
         with _isolated(self.target, stream_key(seed, index, "brian2")):
-            model = build_model(circuit, setup, compile_poisson=self.target == "cython")
+            model = build_model(circuit, setup, self.target == "cython", readouts)
+            if readouts:
+                grid = sampling(circuit, protocol)
+                model.watch(signal_monitors(readouts, model.groups, grid))
             outcome = _simulate(model, circuit, setup, protocol)
             recording = reduce_spikes(*model.spikes(), setup, protocol) if outcome.ok else None
+            if recording is not None and readouts:
+                values = sampled(readouts, model.signals, grid)
+                recording = replace(recording, signals=as_signals(readouts, values, grid))
         return Simulation(index, outcome, recording, time.perf_counter() - start)
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A Brian2 network with its groups and spike monitors, by population."""
+    """A Brian2 network with its groups and spike monitors, by population, and monitors of signals, by readout."""
 
     network: brian2.Network
     groups: Mapping[str, brian2.NeuronGroup]
     monitors: Mapping[str, brian2.SpikeMonitor]
     setup: Setup
+    signals: dict[str, brian2.StateMonitor] = field(default_factory=dict)
+
+    def watch(self, signals: Mapping[str, brian2.StateMonitor]) -> None:
+        """Sample some readouts from now on."""
+        self.signals.update(signals)
+        self.network.add(*signals.values())
 
     def run(self, steps: int) -> None:
         """Advance by a number of time steps; raises `TranslationError` where Brian2 cannot run it."""
@@ -101,16 +117,20 @@ class Model:
         )
 
 
-def build_model(circuit: Circuit, setup: Setup, compile_poisson: bool = True) -> Model:
+def build_model(
+    circuit: Circuit, setup: Setup, compile_poisson: bool = True, readouts: tuple[Readout, ...] = ()
+) -> Model:
     """The Brian2 network of one simulation, on the active Brian2 device.
 
     Args:
         circuit: the circuit `setup` was prepared from.
         setup: sizes, SI constants, initial values and synapses.
         compile_poisson: whether Poisson inputs run as compiled code, like everything else, or in NumPy.
+        readouts: those that will be sampled.
     """
+    register_methods()
     clock = brian2.Clock(dt=setup.dt * brian2.second, name="simulation_clock")
-    groups = {c.population.name: _neurons(circuit, c, setup, clock) for c in setup.cells}
+    groups = {c.population.name: _neurons(circuit, c, setup, clock, readouts) for c in setup.cells}
     objects: list[Any] = list(groups.values())
     known = _as_quantities(setup.values, _quantities(circuit))
     present = [s for s in setup.synapses if len(s.targets)]
@@ -238,7 +258,9 @@ def _namespace(circuit: Circuit, cells: Cells) -> dict[str, Any]:
     return _as_quantities(cells.constants, {**known, **own})
 
 
-def _neurons(circuit: Circuit, cells: Cells, setup: Setup, clock: brian2.Clock) -> brian2.NeuronGroup:
+def _neurons(
+    circuit: Circuit, cells: Cells, setup: Setup, clock: brian2.Clock, readouts: tuple[Readout, ...]
+) -> brian2.NeuronGroup:
     population = cells.population
     namespace = _namespace(circuit, cells)
     refractory: Any = population.refractory or False
@@ -246,7 +268,7 @@ def _neurons(circuit: Circuit, cells: Cells, setup: Setup, clock: brian2.Clock) 
         # By name, so that the generated code is the same at every configuration and compiled once.
         namespace["refractory_period"] = cells.refractory_steps * setup.dt * brian2.second
         refractory = refractory and "refractory_period"
-    equations = [population.equations]
+    equations = [population.equations, *readout_equations(readouts, population.name)]
     for current in (c for c in setup.currents if c.target == population.name):
         dimension = _current_dimension(circuit, current)
         namespace[f"{current.name}_values"] = _timed(current, setup, dimension)

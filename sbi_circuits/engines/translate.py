@@ -12,13 +12,14 @@ from typing import Any
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, Population
 from sbi_circuits.circuit_parts import is_random
+from sbi_circuits.engines.methods import register_methods
 from sbi_circuits.engines.rewrite import CALLS, Rewriter, check_names, refusal
 from sbi_circuits.errors import TranslationError
 
 __all__ = ["CALLS", "Statement", "Translation", "abstract_code", "translate"]
 
 # One step of these evaluates the equations more than once, so that freezing a value is not freezing its derivative.
-_STAGED = ("exact", "rk4", "heun", "milstein")
+_STAGED = ("exact", "rk4", "heun", "milstein", "trapezoid")
 _NOISE = re.compile(r"dt\s*\*\*\s*\.5\s*\*\s*randn\(\)")
 
 
@@ -95,6 +96,7 @@ def integrate(equations: Any, method: str, where: str) -> tuple[tuple[str, str],
     """Brian2's statements of one step `dt` of some equations; raises `TranslationError` where there are none."""
     from brian2.stateupdaters.base import StateUpdateMethod, UnsupportedEquationsException
 
+    register_methods()
     try:
         code = StateUpdateMethod.apply_stateupdater(equations, {}, method)
     except (UnsupportedEquationsException, NotImplementedError) as error:
