@@ -166,6 +166,10 @@ class Campaign:
         # The step counts, not whether it was written out; and so does each part of the record.
         protocol["dt"] = self.protocol.dt or self.circuit.dt
         flat = {**protocol.pop("record"), **protocol}
+        if not flat["signals"]:  # so that tables from before there were signals keep their digest
+            del flat["signals"], flat["signal_rate"]
+        else:
+            flat["signals"] = list(flat["signals"])  # as it is read back
         return Manifest.of(self.circuit, self.feature_set, flat, self.engine, self.seed, proposal)
 
     @property
