@@ -324,28 +324,6 @@ def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == ""
 
 
-def test_only_ok_rows_of_a_table_train() -> None:
-    theta, x, states = simulate(200, seed=0)
-    outcome = np.where(np.arange(200) < 120, "ok", "silent")
-    x[120:] = np.nan
-    features = SimpleNamespace(
-        names=NAMES, units=("ms", "1", "Hz"), digest="f", to_dict=lambda: {"families": []}
-    )
-    rows = SimpleNamespace(theta=theta, values=x, states=states, outcome=outcome)
-    table = SimpleNamespace(
-        prior=PRIOR,
-        feature_set=features,
-        circuit_name="toy",
-        circuit_digest="c",
-        digest="t",
-        read=lambda: rows,
-    )
-    posterior = train(table, SMALL, progress=False)
-    assert posterior.provenance["rows"] == {"training": 108, "validation": 12}
-    assert posterior.provenance["outcomes"] == {"ok": 120, "silent": 80}
-    assert posterior.provenance["circuit_digest"] == "c"
-
-
 def test_constant_features_are_left_out_and_named() -> None:
     data = toy()
     values = data.values.copy()
