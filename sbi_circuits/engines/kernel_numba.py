@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr, bdtrik
 
-from sbi_circuits.circuit import Circuit, EarlyStop, Projection
+from sbi_circuits.circuit import Circuit, EarlyStop, Explicit, Projection
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
 from sbi_circuits.engines.coupling import Coupling, couplings
+from sbi_circuits.engines.kernel_dense import dense_arguments
 from sbi_circuits.engines.kernel_extras import extra_arguments
 from sbi_circuits.engines.kernel_parts import DIVERGED, OK, SATURATED, SILENT
-from sbi_circuits.engines.kernel_source import kernel_source
+from sbi_circuits.engines.kernel_source import delivery_groups, kernel_source
 from sbi_circuits.engines.philox import new_stream
 from sbi_circuits.engines.setup import Cells, Poisson, Setup, prepare, timestep
 from sbi_circuits.engines.synapse_source import uses_plain_delivery
@@ -33,7 +34,7 @@ PRECISIONS = ("single", "double")
 _STATUS = {OK: "ok", SILENT: "silent", SATURATED: "saturated", DIVERGED: "diverged"}
 _POISSON_STREAM = 1
 # Modules whose functions a generated kernel calls, or that these call.
-_HELPERS = ("intrinsics", "kernel_functions", "kernel_parts", "kernel_synapses", "noise", "philox")
+_HELPERS = ("intrinsics", "kernel_dense", "kernel_functions", "kernel_parts", "kernel_synapses", "noise", "philox")
 # Neurons of two interleaved 512-bit vectors of single precision, and bytes of a cache line.
 _PADDING, _LINE = 32, 64
 # Above this many events per neuron and step, a count per neuron is cheaper than single events.
@@ -255,7 +256,15 @@ class _Arguments:
                 weight[k] = found.increments[0] if uses_plain_delivery(projection) else 0.0
             rows.append(self._rows(projection, found))
         return {"indptr": tuple(r[0] for r in rows), "targets": tuple(r[1] for r in rows), "weight": weight,
-                "delay": delay}  # fmt: skip
+                "delay": delay, **self._dense(rows)}  # fmt: skip
+
+    def _dense(self, rows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+        """Arrays of the delivery by planes; in double precision spikes are added one by one, as Brian2 does."""
+        sizes = {c.population.name: c.size for c in self.setup.cells}
+        projections = self.circuit.projections
+        distinct = [not isinstance(p.wiring, Explicit) for p in projections]
+        groups = delivery_groups(self.circuit) if self.real is np.float32 else ()
+        return dense_arguments(groups, rows, distinct, [sizes[p.target] for p in projections], self.real)
 
     def _rows(self, projection: Projection, found: Synapses | None) -> tuple[np.ndarray, np.ndarray]:
         """Row pointers, by delay where synapses differ in it, and targets."""

@@ -22,6 +22,7 @@ from sbi_circuits.engines.kernel_parts import (
     DIVERGED, OK, SATURATED, SILENT, all_finite, deliver, gather, hold, keep_held, restore_held, note_intervals,
     note_spikes, poisson_counts, poisson_events, prefetch_rows,
 )
+from sbi_circuits.engines.kernel_dense import expand, prefetch_arrivals, tally
 {imports}
 real = np.{real}
 ONE, ZERO = real(1.0), real(0.0)
@@ -108,12 +109,13 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
     lines = [
         "@njit(cache=True, error_model='numpy', nogil=True)",
         "def run(steps, warmup, bins_per_step, dt, sizes, refractory, state, until, fired, flags, ring, ring_count, K,",
-        "        shared, indptr, targets, weight, delay, poisson, poisson_weight, poisson_size, words, header,",
+        "        shared, indptr, targets, weight, delay, bits, enough, stack, factors,",
+        "        poisson, poisson_weight, poisson_size, words, header,",
         f"        rule, rule_levels, keep, counts, last, number, total, squared, slots{extra}):",
         "    depth = ring_count.shape[1]",
         "    cells, when, kept = np.empty(1024, np.int32), np.empty(1024, np.int32), 0",
         "    window, code = 0, OK",
-        *_unpack_lines(circuit, parts),
+        *_unpack_lines(circuit, parts, single),
         "    for step in range(steps):",
         "        t = real(step * dt)",
         "        now = step % depth",
@@ -123,10 +125,13 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
     for k, (part, population) in enumerate(zip(parts, circuit.populations, strict=True)):
         lines += _state_lines(k, part, [f"noise_{m}" for m in numbers[k]], population.refractory_varies)
     lines += synapse_source.after_update(parts, links)
-    lines += [line for k in range(len(circuit.projections)) for line in _prefetch_lines(k, circuit, parts)]
+    lines += [line for k in range(len(circuit.projections)) for line in _prefetch_lines(k, circuit, parts, single)]
     held = _held_rows(circuit, parts)
     lines += [f"        keep_held(state_{k}_{row}, saved_{k}_{row})" for k, row in held]
-    lines += [line for k in range(len(circuit.projections)) for line in _delivery_lines(k, circuit, parts)]
+    groups = delivery_groups(circuit) if single else ()
+    lines += [f"        filled_{g} = 0" for g in range(len(groups))]
+    for k in range(len(circuit.projections)):
+        lines += _delivery_lines(k, circuit, parts, groups)
     lines += _poisson_lines(circuit, parts)
     lines += [f"        restore_held(state_{k}_{row}, saved_{k}_{row}, until_{k}, np.int32(step))" for k, row in held]
     lines += [line for k, part in enumerate(parts) if part.threshold for line in _spike_lines(k, part)]
@@ -137,7 +142,7 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
     return "\n".join(lines)
 
 
-def _unpack_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
+def _unpack_lines(circuit: Circuit, parts: tuple[Translation, ...], single: bool) -> list[str]:
     """Every array under a name of its own: taken from a tuple in the loop, it would be reference-counted there."""
     lines = []
     for k, part in enumerate(parts):
@@ -145,6 +150,9 @@ def _unpack_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]
         lines += [f"    state_{k}_{row} = state[{k}][{row}]" for row in range(len(part.variables))]
     for k in range(len(circuit.projections)):
         lines.append(f"    indptr_{k}, targets_{k}, weight_{k} = indptr[{k}], targets[{k}], weight[{k}]")
+        lines += [f"    bits_{k} = bits[{k}]"] if single else []
+    for g in range(len(delivery_groups(circuit)) if single else 0):
+        lines.append(f"    stack_{g}, factors_{g} = stack[{g}], factors[{g}]")
     for k in range(sum(isinstance(i, PoissonInput) for i in circuit.inputs)):
         lines.append(f"    thresholds_{k}, guide_{k} = poisson[{k}]")
     lines += [f"    saved_{k}_{row} = np.empty_like(state_{k}_{row})" for k, row in _held_rows(circuit, parts)]
@@ -177,32 +185,52 @@ def _position(parts: tuple[Translation, ...], population: str) -> int:
     return next(k for k, part in enumerate(parts) if part.name == population)
 
 
-def _prefetch_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
+def _prefetch_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...], single: bool) -> list[str]:
     """Ask for the rows of all spikes that arrive in this step before the first of them is delivered."""
     if not synapse_source.uses_plain_delivery(circuit.projections[k]):
         return []
     source = _position(parts, circuit.projections[k].source)
+    spikes = f"ring_{source}, past, ring_count[{source}, past]"
+    lists = f"indptr_{k}, targets_{k}, {spikes}"
+    call = f"prefetch_arrivals(bits_{k}, enough[{k}], {lists})" if single else f"prefetch_rows({lists})"
     return [
         f"        past = (step - delay[{k}]) % depth",
         f"        if step >= delay[{k}] and ring_count[{source}, past] > 0:",
-        f"            prefetch_rows(indptr_{k}, targets_{k}, ring_{source}, past, ring_count[{source}, past])",
+        f"            {call}",
     ]
 
 
-def _delivery_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...]) -> list[str]:
+def delivery_groups(circuit: Circuit) -> tuple[tuple[int, ...], ...]:
+    """Numbers of the projections whose spikes add plain numbers to the same variable of the same population."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for k, projection in enumerate(circuit.projections):
+        if synapse_source.uses_plain_delivery(projection):
+            groups.setdefault((projection.target, projection.effects[0][0]), []).append(k)
+    return tuple(map(tuple, groups.values()))
+
+
+def _delivery_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...], groups: tuple[tuple[int, ...], ...]
+                    ) -> list[str]:
+    """Delivery of one projection; without groups by lists alone, in the order in which Brian2 adds."""
     projection = circuit.projections[k]
     if not synapse_source.uses_plain_delivery(projection):
         return synapse_source.delivery(k, projection, parts)
     source, target = _position(parts, projection.source), _position(parts, projection.target)
-    variable = projection.effects[0][0]
-    row = parts[target].variables.index(variable)
-    spikes = f"ring_{source}, past, ring_count[{source}, past], state_{target}_{row}"
-    call = f"(indptr_{k}, targets_{k}, weight_{k}, {spikes}"
-    return [
+    state = f"state_{target}_{parts[target].variables.index(projection.effects[0][0])}"
+    spikes = f"ring_{source}, past, ring_count[{source}, past], {state}"
+    lines = [
         f"        past = (step - delay[{k}]) % depth",
         f"        if step >= delay[{k}] and ring_count[{source}, past] > 0:",
-        f"            deliver{call})",
     ]
+    if not groups:
+        return [*lines, f"            deliver(indptr_{k}, targets_{k}, weight_{k}, {spikes})"]
+    g = next(g for g, members in enumerate(groups) if k in members)
+    rows = f"bits_{k}, indptr_{k}, targets_{k}, weight_{k}, enough[{k}]"
+    lines.append(f"            filled_{g} = tally({rows}, {spikes}, stack_{g}, factors_{g}, filled_{g})")
+    if k == groups[g][-1]:
+        lines.append(f"        if filled_{g} > 0:")
+        lines.append(f"            expand(stack_{g}, factors_{g}, filled_{g}, {state})")
+    return lines
 
 
 def _held_rows(circuit: Circuit, parts: tuple[Translation, ...]) -> list[tuple[int, int]]:
