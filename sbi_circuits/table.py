@@ -4,13 +4,11 @@ A table is a folder: `manifest.json` says what the rows are of, `parts/part-<sta
 A part appears whole or not at all, so a table is consistent whenever its writer was killed.
 """
 
-import hashlib
 import json
-import logging
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,40 +18,28 @@ import numpy as np
 from sbi_circuits.errors import TableError
 from sbi_circuits.features import FeatureSet
 from sbi_circuits.prior import Prior
-from sbi_circuits.table_rows import (
-    KEY,
-    MECHANISM,
-    ROW_FIELDS,
-    Damaged,
-    Manifest,
-    Rows,
-    content_bytes,
-    decode,
-    encode,
-    file_columns,
-    join,
-    no_rows,
-    read_parquet,
-    replace_file,
-    rows_equal,
-    wanted_fields,
-    write_parquet,
-)  # fmt: skip
+from sbi_circuits.table_digest import digest_of
+from sbi_circuits.table_files import Damaged, Gone, decode, encode, read_parquet, replace_file, write_parquet
+from sbi_circuits.table_parts import Checked, Part, list_parts, load_part, set_aside, sound_parts
+from sbi_circuits.table_rows import KEY, ROW_FIELDS, Manifest, Rows, Wanted, collect, join, no_rows, rows_equal
 
 __all__ = [
     "ROW_FIELDS", "BaseTable", "Manifest", "MemoryTable", "Part", "Rows", "Table", "concat", "join",
     "replace_file", "rows_equal",
 ]  # fmt: skip
 
-_PART = re.compile(r"part-(\d{10})-(\d{10})\.parquet")
 _CAMPAIGN = ("engine", "seed", "proposal")
-_log = logging.getLogger(__name__)
+_BATCH = 2**22  # entries of the features of one batch of a table in memory
 
 
 class BaseTable(ABC):
     """Simulations of one circuit under one prior, measured with one feature set."""
 
     manifest: Manifest
+
+    @abstractmethod
+    def _batches(self, wanted: Wanted) -> Iterator[Rows]:
+        """Rows in order, each simulation once."""
 
     @abstractmethod
     def read(self, columns: Sequence[str] | None = None) -> Rows:
@@ -65,6 +51,29 @@ class BaseTable(ABC):
         Raises:
             UnknownNameError: for a field that does not exist.
         """
+
+    def batches(
+        self, columns: Sequence[str] | None = None, features: Sequence[str] | None = None,
+        parameters: Sequence[str] | None = None, precision: Any = np.float32,
+    ) -> Iterator[Rows]:  # fmt: skip
+        """The rows of `read`, some at a time: one part of the table is in memory, not all of it.
+
+        Args:
+            columns: fields of `Rows` to read; all where None. Index and seed always come.
+            features: names of features or families ("bursts") that `values` and `states` are to have, in the order
+                of the table; all where None.
+            parameters: names of the parameters that theta is to have; all where None.
+            precision: NumPy type of the values; tables hold single precision.
+
+        Raises:
+            UnknownNameError: for a name that does not exist.
+            TableError: for a part of another table, or one that is moved meanwhile.
+        """
+        return self._batches(Wanted.of(self.manifest, columns, features, parameters, precision))
+
+    def frozen(self) -> "BaseTable":
+        """This table as it is now: simulations that are added later are not seen."""
+        return self
 
     @property
     def prior(self) -> Prior:
@@ -86,20 +95,17 @@ class BaseTable(ABC):
     @property
     def digest(self) -> str:
         """SHA-256 of what was simulated and of all rows, whatever the order of writing; not of wall time."""
-        identity, rows = self.manifest.identity(), self.read()
-        found = hashlib.sha256("".join(identity[name] for name in MECHANISM).encode())
-        for name in ROW_FIELDS:
-            if name != "wall_s":
-                found.update(content_bytes(getattr(rows, name)))
-        return found.hexdigest()
+        return digest_of(self.frozen())
 
     def __len__(self) -> int:
-        return len(self.read(("index",)))
+        return sum(len(rows) for rows in self.batches(("index",)))
 
     def counts(self) -> dict[str, int]:
         """How many simulations had each outcome."""
-        names, counts = np.unique(self.read(("outcome",)).outcome, return_counts=True)
-        return dict(zip(names.tolist(), counts.tolist(), strict=True))
+        found: Counter[str] = Counter()
+        for rows in self.batches(("outcome",)):
+            found.update(rows.outcome.tolist())
+        return dict(sorted(found.items()))
 
     def export_file(self, path: str | Path, only: Sequence[str] | None = None) -> Path:
         """Write all rows to one Parquet file, theta and features as float32; `Table.load_file` reads it.
@@ -123,9 +129,19 @@ class MemoryTable(BaseTable):
     rows: Rows
 
     def read(self, columns: Sequence[str] | None = None) -> Rows:
-        wanted = wanted_fields(columns)
-        found = {name: getattr(self.rows, name) for name in ROW_FIELDS}
-        return Rows(**{name: a if name in wanted else a[:0] for name, a in found.items()})
+        return self._only(self.rows, Wanted.of(self.manifest, columns).fields)
+
+    def _only(self, rows: Rows, fields: Sequence[str]) -> Rows:
+        found = {name: getattr(rows, name) for name in ROW_FIELDS}
+        return Rows(**{name: a if name in fields else a[:0] for name, a in found.items()})
+
+    def _batches(self, wanted: Wanted) -> Iterator[Rows]:
+        step = max(1, _BATCH // max(len(wanted.features), 1))
+        for k in range(0, len(self.rows), step):
+            rows = self._only(self.rows.take(slice(k, k + step)), wanted.fields)
+            values: np.ndarray = rows.values[:, wanted.features].astype(wanted.kind)
+            states, theta = rows.states[:, wanted.features], rows.theta[:, wanted.parameters]
+            yield replace(rows, theta=theta, values=values, states=states)
 
 
 def concat(tables: Sequence[BaseTable]) -> MemoryTable:
@@ -147,21 +163,13 @@ def concat(tables: Sequence[BaseTable]) -> MemoryTable:
     return MemoryTable(manifest, join([table.read() for table in tables]))
 
 
-@dataclass(frozen=True, order=True)
-class Part:
-    """One file of a table: the simulations start..stop."""
-
-    start: int
-    stop: int
-    path: Path = field(compare=False)
-
-
 @dataclass(frozen=True, eq=False)
 class Table(BaseTable):
     """A table in a folder, grown part by part; see `Table.create`, `Table.open`, `Table.load_file`."""
 
     path: Path
     manifest: Manifest
+    listed: list[Part] | None = None
 
     @classmethod
     def create(cls, path: str | Path, manifest: Manifest) -> "Table":
@@ -198,10 +206,13 @@ class Table(BaseTable):
             raise TableError(f"there is no table {path}")
         try:
             content = read_parquet(path)
-        except Damaged as error:
+        except (Damaged, Gone) as error:
             raise TableError(f"cannot read the table {path}: {error}") from error
         manifest = Manifest.from_json((content.schema.metadata or {}).get(KEY, b"{}"), path)
-        rows = decode(content, manifest, ROW_FIELDS)
+        try:
+            rows = decode(content, manifest, Wanted.of(manifest))
+        except Damaged as error:
+            raise TableError(f"cannot read the table {path}: {error}") from error
         bounds = np.array([(p.low, p.high) for p in manifest.prior.parameters]).T
         # float32 may round over a bound of the prior.
         return MemoryTable(manifest, join([replace(rows, theta=np.clip(rows.theta, *bounds))]))
@@ -220,19 +231,22 @@ class Table(BaseTable):
         self.manifest.require_same(manifest, f"these rows do not belong to {self.path}")
         if not np.array_equal(rows.index, np.arange(start, stop)):
             raise TableError(f"these rows are not the simulations {start} to {stop}")
-        part = Part(start, stop, self.path / "parts" / f"part-{start:010d}-{stop:010d}.parquet")
+        part = Part.of(self.path / "parts", start, stop)
         stamp = json.dumps(replace(self.manifest, code_version=manifest.code_version).stamp())
         write_parquet(part.path, encode(rows, manifest), {KEY: stamp.encode()})
+        Checked.add(self.path, [part])
         return part
 
     def parts(self) -> list[Part]:
         """The parts there are, in order; their content is not looked at."""
-        found = ((_PART.fullmatch(p.name), p) for p in (self.path / "parts").iterdir())
-        return sorted(Part(int(m[1]), int(m[2]), path) for m, path in found if m)
+        return list_parts(self.path / "parts") if self.listed is None else list(self.listed)
+
+    def frozen(self) -> "Table":
+        return replace(self, listed=self.parts())
 
     def done(self) -> np.ndarray:
         """Indices of the simulations that are there, sorted; damaged parts are set aside first."""
-        ranges = [np.arange(p.start, p.stop) for p in self.parts() if self._sound(p, _check_footer)]
+        ranges = [np.arange(p.start, p.stop) for p in sound_parts(self.path, self.manifest)]
         return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *ranges]))
 
     def missing(self, n: int) -> np.ndarray:
@@ -246,54 +260,41 @@ class Table(BaseTable):
             UnknownNameError: for a field that does not exist.
             TableError: for a part of another table.
         """
-        wanted = wanted_fields(columns)
-        found = [self._sound(part, _load_part, wanted) for part in self.parts()]
+        table, wanted = self.frozen(), Wanted.of(self.manifest, columns)
         empty = decode(encode(no_rows(self.manifest), self.manifest), self.manifest, wanted)
-        return join([empty, *(rows for rows in found if rows is not None)])
+        return collect(table._batches(wanted), sum(map(len, table.parts())), empty, wanted.fields)
+
+    def _batches(self, wanted: Wanted) -> Iterator[Rows]:
+        reached = 0
+        for part in self.parts():
+            # Where parts overlap, those before hold all simulations up to `reached`.
+            if part.stop > reached and (rows := self._sound(part, wanted)) is not None:
+                yield rows.take(slice(max(reached - part.start, 0), None))
+                reached = part.stop
 
     def verify(self) -> list[str]:
         """Everything that is wrong, one line each: damaged or foreign parts, overlaps."""
-        parts, problems = self.parts(), []
+        parts, problems, wanted = self.parts(), [], Wanted.of(self.manifest)
         for part in parts:
             try:
-                _check_footer(self, part)
-                _load_part(self, part, ROW_FIELDS)
+                load_part(part, self.manifest, wanted)
             except (Damaged, TableError) as error:
                 problems.append(f"{part.path.name}: {error}")
+            except Gone:
+                problems.append(f"{part.path.name}: it was moved meanwhile")
         strangers = {p.name for p in (self.path / "parts").glob("[!.]*")} - {p.path.name for p in parts}
         problems += [f"{name}: not a part of a table" for name in sorted(strangers)]
         pairs = zip(parts, parts[1:], strict=False)
         return problems + [f"{a.path.name} and {b.path.name} overlap" for a, b in pairs if b.start < a.stop]
 
-    def _sound(self, part: Part, look: Any, *arguments: Any) -> Any:
-        """What `look` finds in a part; a damaged part is set aside and gives None."""
+    def _sound(self, part: Part, wanted: Wanted) -> Rows | None:
+        """The rows of a part; a damaged part is set aside and gives None."""
         try:
-            return look(self, part, *arguments)
+            return load_part(part, self.manifest, wanted)
+        except Gone as error:
+            raise TableError(f"{error} was moved while {self.path} was read; read it again") from error
         except Damaged as error:
-            aside = self.path / "set_aside" / part.path.name
-            text = "%s is damaged (%s): set aside in %s; its simulations count as missing"
-            _log.warning(text, part.path.name, error, aside.parent)
-            aside.parent.mkdir(exist_ok=True)
-            part.path.replace(aside)
+            set_aside(part, self.path, error)
+            if self.listed is not None:
+                self.listed.remove(part)
             return None
-
-
-def _check_footer(table: Table, part: Part) -> bool:
-    """Raises `Damaged` for a part that is not whole, `TableError` for one of another table."""
-    footer = read_parquet(part.path, footer_only=True)
-    stamp = json.loads((footer.metadata or {}).get(KEY, b"{}"))
-    if footer.num_rows != part.stop - part.start:
-        raise Damaged(f"it has {footer.num_rows} rows")
-    expected = {k: v for k, v in table.manifest.stamp().items() if k != "code_version"}
-    wrong = [name for name, value in expected.items() if stamp.get(name) != value]
-    if wrong:
-        raise TableError(f"{part.path} is a part of another table: {', '.join(wrong)} differ; move it away")
-    return True
-
-
-def _load_part(table: Table, part: Part, wanted: Sequence[str]) -> Rows:
-    _check_footer(table, part)
-    rows = decode(read_parquet(part.path, file_columns(table.manifest, wanted)), table.manifest, wanted)
-    if not np.array_equal(rows.index, np.arange(part.start, part.stop)):
-        raise Damaged("its rows are not the simulations its name says")
-    return rows

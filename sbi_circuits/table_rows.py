@@ -1,18 +1,14 @@
-"""Rows of tables and what they are of, to and from Parquet files."""
+"""Rows of tables, what they are of, and which parts of them to read."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sbi_circuits.circuit import Circuit
 from sbi_circuits.errors import TableError, UnknownNameError
@@ -20,10 +16,9 @@ from sbi_circuits.features import FeatureSet
 from sbi_circuits.prior import Prior
 
 SCHEMA_VERSION = 1
-WIDE = 64  # a family of more features than this is one list column
 KEY = b"sbi_circuits"  # of the metadata in a file
 MECHANISM = ("circuit", "prior", "feature set")
-_TEXTS = {"outcome": np.str_, "reason": np.str_, "proposal": np.str_}
+TEXTS = ("outcome", "reason", "proposal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +29,7 @@ class Rows:
         index: (n,) int64, of the simulation within its campaign.
         seed: (n,) int64, of the campaign.
         theta: (n, P) float64, declared units of the prior.
-        values: (n, F) features in their units; 0 where not defined.
+        values: (n, F) float64, or float32 where asked for; features in their units; 0 where not defined.
         states: (n, F) uint8: DEFINED, UNDEFINED or UNOBSERVED.
         outcome, reason: (n,) str, what became of each simulation.
         wall_s: (n,) wall time, seconds.
@@ -56,8 +51,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
-    def take(self, which: np.ndarray) -> "Rows":
-        """The rows at some positions, or where a mask is true."""
+    def take(self, which: np.ndarray | slice) -> "Rows":
+        """The rows at some positions, of a slice, or where a mask is true."""
         return Rows(*(a[which] if len(a) else a for a in map(self.__getattribute__, ROW_FIELDS)))
 
 
@@ -72,6 +67,28 @@ def join(parts: Sequence[Rows]) -> Rows:
     if len(rows.theta):  # one index under two proposals is two simulations
         repeated &= (np.diff(rows.theta, axis=0) == 0).all(1)
     return rows.take(np.concatenate([[True], ~repeated])) if len(rows) else rows
+
+
+def collect(batches: Iterable[Rows], most: int, empty: Rows, fields: Sequence[str]) -> Rows:
+    """Batches as one, written into place one after another.
+
+    Args:
+        most: rows there may be, at most.
+        empty: no rows, of the widths and types that are wanted.
+        fields: that are wanted.
+    """
+    like = {name: getattr(empty, name) for name in fields}
+    numbers = {name: np.empty((most, *a.shape[1:]), a.dtype) for name, a in like.items() if name not in TEXTS}
+    texts: dict[str, list[np.ndarray]] = {name: [a] for name, a in like.items() if name in TEXTS}
+    n = 0
+    for rows in batches:
+        for name, array in numbers.items():
+            array[n : n + len(rows)] = getattr(rows, name)
+        for name, pieces in texts.items():
+            pieces.append(getattr(rows, name))
+        n += len(rows)
+    whole = {name: a[:n] for name, a in numbers.items()} | {name: np.concatenate(a) for name, a in texts.items()}
+    return replace(empty, **whole)
 
 
 def rows_equal(a: Rows, b: Rows) -> bool:
@@ -169,86 +186,58 @@ def _differs(name: str, here: object, there: object) -> str:
     return f"another {name} ({here} here, {there} there)"
 
 
-def content_bytes(column: np.ndarray) -> bytes:
-    text = column.dtype.kind == "U"
-    return json.dumps(column.tolist()).encode() if text else np.ascontiguousarray(column).tobytes()
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What to read of each row.
+
+    Args:
+        fields: of `Rows`.
+        features, parameters: positions of the features and parameters wanted, among the table's.
+        kind: NumPy type of the features' values.
+    """
+
+    fields: tuple[str, ...]
+    features: np.ndarray
+    parameters: np.ndarray
+    kind: Any = np.float64
+
+    @classmethod
+    def of(
+        cls, manifest: Manifest, columns: Sequence[str] | None = None, features: Sequence[str] | None = None,
+        parameters: Sequence[str] | None = None, kind: Any = np.float64,
+    ) -> "Wanted":  # fmt: skip
+        """Fields, features and parameters by name; see `BaseTable.batches`."""
+        for name in columns or ():
+            if name not in ROW_FIELDS:
+                raise UnknownNameError("column of a table", name, ROW_FIELDS)
+        chosen = ROW_FIELDS if columns is None else tuple(dict.fromkeys(("index", "seed", *columns)))
+        theta = _named("parameter", manifest.prior.names, parameters)
+        return cls(chosen, feature_positions(manifest.feature_names, features), theta, kind)
 
 
-class Damaged(Exception):
-    """A file that is no whole Parquet file, or does not hold what its name says."""
+def feature_positions(names: Sequence[str], wanted: Sequence[str] | None) -> np.ndarray:
+    """Positions of features named, or in a family named; of all where None.
+
+    Raises:
+        UnknownNameError: for a name that is neither.
+
+    Examples:
+        >>> feature_positions(("isi.mean", "isi.cv", "bursts.rate"), ["bursts", "isi.cv"]).tolist()
+        [1, 2]
+    """
+    families = [name.split(".")[0] for name in names]
+    for name in wanted or ():
+        if name not in names and name not in families:
+            raise UnknownNameError("feature or family", name, {*names, *families})
+    every, chosen = wanted is None, set(wanted or ())
+    return np.array([k for k, (n, f) in enumerate(zip(names, families, strict=True)) if every or {n, f} & chosen], int)
 
 
-def wanted_fields(columns: Sequence[str] | None) -> tuple[str, ...]:
-    for name in columns or ():
-        if name not in ROW_FIELDS:
-            raise UnknownNameError("column of a table", name, ROW_FIELDS)
-    return ROW_FIELDS if columns is None else ("index", "seed", *columns)
-
-
-def _columns(manifest: Manifest) -> list[tuple[str, int, int]]:
-    """Feature columns of a file, name and range: one per feature, or one per family where it is wide."""
-    found: list[tuple[str, int, int]] = []
-    for family, names in groupby(manifest.feature_names, lambda name: name.split(".")[0]):
-        own, start = list(names), found[-1][2] if found else 0
-        if len(own) > WIDE:
-            found.append((f"x.{family}", start, start + len(own)))
-        else:
-            found += [(f"x.{name}", start + k, start + k + 1) for k, name in enumerate(own)]
-    return found
-
-
-def encode(rows: Rows, manifest: Manifest, theta_type: type = np.float64) -> pa.Table:
-    n, widths = len(rows), (len(manifest.prior), len(manifest.feature_names))
-    if rows.theta.shape != (n, widths[0]) or not rows.values.shape == rows.states.shape == (n, widths[1]):
-        shapes = f"{rows.theta.shape}, {rows.values.shape} and {rows.states.shape}"
-        raise TableError(f"theta, values and states have shapes {shapes}, expected {n} rows of {widths}")
-    content = {name: pa.array(getattr(rows, name)) for name in ("index", "seed")}
-    content |= {name: pa.array(getattr(rows, name).tolist(), pa.string()) for name in _TEXTS}
-    content |= {name: pa.array(getattr(rows, name).astype(np.float64)) for name in ("wall_s", "weight")}
-    for k, name in enumerate(manifest.prior.names):
-        content[f"theta.{name}"] = pa.array(rows.theta[:, k].astype(theta_type))
-    for name, start, stop in _columns(manifest):
-        content[name] = _lists(rows.values[:, start:stop].astype(np.float32))
-    content["states"] = _lists(rows.states.astype(np.uint8), always=True)
-    return pa.table(content)
-
-
-def _lists(matrix: np.ndarray, always: bool = False) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(matrix).ravel())
-    return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1]) if always or matrix.shape[1] > 1 else flat
-
-
-def decode(content: pa.Table, manifest: Manifest, wanted: Sequence[str]) -> Rows:
-    n = len(content)
-    found: dict[str, np.ndarray] = {}
-    numbers = {"index": np.int64, "seed": np.int64, "wall_s": np.float64, "weight": np.float64}
-    for name, kind in {**numbers, **_TEXTS}.items():
-        found[name] = np.array(content[name].to_pylist() if name in wanted else [], dtype=kind)
-    for name, columns in _blocks(manifest).items():
-        found[name] = _matrix(content, columns, n if name in wanted else 0)
-    found["states"] = found["states"].astype(np.uint8)
-    return Rows(**found)
-
-
-def _blocks(manifest: Manifest) -> dict[str, list[tuple[str, int, int]]]:
-    theta = [(f"theta.{name}", k, k + 1) for k, name in enumerate(manifest.prior.names)]
-    states = [("states", 0, len(manifest.feature_names))]
-    return {"theta": theta, "values": _columns(manifest), "states": states}
-
-
-def _matrix(content: pa.Table, columns: list[tuple[str, int, int]], rows: int) -> np.ndarray:
-    block = np.zeros((rows, columns[-1][2]))
-    for name, start, stop in columns if rows else ():
-        column = content[name].combine_chunks()
-        flat = column if pa.types.is_floating(column.type) else column.flatten()
-        block[:, start:stop] = flat.to_numpy(zero_copy_only=False).reshape(rows, stop - start)
-    return block
-
-
-def file_columns(manifest: Manifest, wanted: Sequence[str]) -> list[str]:
-    blocks = _blocks(manifest)
-    in_blocks = [name for block in blocks if block in wanted for name, _, _ in blocks[block]]
-    return [name for name in wanted if name not in blocks] + in_blocks
+def _named(kind: str, names: Sequence[str], wanted: Sequence[str] | None) -> np.ndarray:
+    for name in wanted or ():
+        if name not in names:
+            raise UnknownNameError(kind, name, names)
+    return np.array([k for k, name in enumerate(names) if wanted is None or name in wanted], int)
 
 
 def no_rows(manifest: Manifest) -> Rows:
@@ -256,35 +245,3 @@ def no_rows(manifest: Manifest) -> Rows:
     theta, values = np.zeros((0, len(manifest.prior))), np.zeros((0, len(manifest.feature_names)))
     return Rows(none, none, theta, values, values.astype(np.uint8), text, text, np.zeros(0), text,
                 np.zeros(0))  # fmt: skip
-
-
-def read_parquet(path: Path, columns: Sequence[str] | None = None, footer_only: bool = False) -> Any:
-    """Content of a Parquet file, or its footer; raises `Damaged`."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.metadata if footer_only else file.read(columns, use_threads=False)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        # An error of the system (no permission, no such disk) says nothing about the file.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise TableError(f"cannot read {path}: {error.strerror}") from error
-        raise Damaged(str(error).splitlines()[0]) from error
-
-
-def write_parquet(path: Path, content: pa.Table, metadata: Mapping[bytes, bytes], level: int = 3) -> None:
-    sink = pa.BufferOutputStream()
-    stamped = content.replace_schema_metadata(dict(metadata))
-    pq.write_table(stamped, sink, compression="zstd", compression_level=level, write_page_checksum=True)
-    try:
-        replace_file(path, sink.getvalue())
-    except OSError as error:
-        raise TableError(f"cannot write {path}: {error.strerror}") from error
-
-
-def replace_file(path: Path, content: Any) -> None:
-    """Write a file under a temporary name beside it, then move it into place; raises `OSError`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -18,7 +18,10 @@ ORDER = (
 PARTS = {  # modules that one layer is split into
     "circuit_checks": "circuit", "circuit_parts": "circuit", "circuit_quantities": "circuit",
     "circuit_values": "circuit", "projection_checks": "circuit", "wiring_rules": "circuit", "table_rows": "table",
-    "cli_calibrate": "cli", "cli_circuits": "cli", "cli_features": "cli", "cli_infer": "cli", "cli_simulate": "cli",
+    "table_compact": "table", "table_digest": "table", "table_export": "table", "table_files": "table",
+    "table_parts": "table", "table_recordings": "table", "cli_table": "cli",
+    "cli_calibrate": "cli", "cli_campaign": "cli", "cli_circuits": "cli", "cli_features": "cli", "cli_infer": "cli",
+    "cli_simulate": "cli",
 }  # fmt: skip
 ZOO = ("simulators", "priors")
 COMPOSITION = ("__init__", "__main__")  # stand above every layer

@@ -218,8 +218,8 @@ def train_estimator(
     order = generator(seed, "aside").permutation(data.rows)
     cut = max(10, round(_ASIDE * data.rows))
     parts = np.sort(order[cut:]), np.sort(order[:cut])
-    encoder = FeatureEncoder.fit(data.values[parts[0]], data.states[parts[0]], dropping=True)
-    shared = (z, data.values, data.states, data.feature_names, encoder, parts)
+    encoder = FeatureEncoder.fit(data.values, data.states, dropping=True, rows=parts[0])
+    shared = (z, data.values, data.states[:], data.feature_names, encoder, parts)
     key = stream_key(seed, kind) % 2**63
     density: LogDensity
     if kind == "likelihood":
