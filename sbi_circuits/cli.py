@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sbi_circuits.cli_campaign import app as campaign_app
 from sbi_circuits.errors import SbiCircuitsError
 
 
@@ -36,6 +37,8 @@ app = typer.Typer(
     cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
     help="Simulation-based inference for mechanistic models of neural circuits.",
 )  # fmt: skip
+
+app.add_typer(campaign_app, name="campaign")
 
 Circuit = Annotated[str, typer.Argument(help="Name of a circuit; see `sbi-circuits list`.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write into.")]
@@ -121,6 +124,9 @@ def simulate(
     ] = None,
     keep_recordings: Annotated[bool, typer.Option("--keep-recordings", help="Keep every recording.")] = False,
     spikes: Annotated[int, typer.Option(help="Cells whose spikes are recorded; -1 for all.")] = 100,
+    unit: Annotated[int, typer.Option(min=1, help="Simulations per unit of work.")] = 16,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds that a unit may take.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Write the plan, for `campaign run`; run nothing.")] = False,
     default: Annotated[
         bool, typer.Option("--default", help="Run the circuit's default configuration once.")
     ] = False,
@@ -132,7 +138,7 @@ def simulate(
         cli_simulate.simulate_default(circuit, out, duration, warmup, seed, engine, spikes)
     else:
         cli_simulate.simulate(circuit, out, n, duration, seed, warmup, workers, engine, features, view, prior,
-                              keep_recordings, spikes)  # fmt: skip
+                              keep_recordings, spikes, unit, time_limit, plan)  # fmt: skip
 
 
 @app.command()

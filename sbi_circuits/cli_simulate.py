@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sbi_circuits.campaign import Campaign, run_campaign
+from sbi_circuits.campaign import Campaign, plan_campaign, run_campaign
 from sbi_circuits.campaign.progress import tally
 from sbi_circuits.circuit import Record, get_circuit
 from sbi_circuits.cli_features import feature_set
@@ -16,9 +16,10 @@ from sbi_circuits.simulation import simulate as run_simulations
 
 def simulate(
     name: str, out: Path, n: int, duration: float, seed: int, warmup: float, workers: int, engine: str,
-    features: str, view: str, prior: Path | None, keep_recordings: bool, spikes: int,
+    features: str, view: str, prior: Path | None, keep_recordings: bool, spikes: int, unit: int,
+    time_limit: float | None, plan: bool,
 ) -> None:  # fmt: skip
-    """Run or resume a campaign and say what the table holds."""
+    """Run or resume a campaign, or plan it, and say what the table holds."""
     campaign = Campaign(
         circuit=get_circuit(name),
         n=n,
@@ -26,10 +27,15 @@ def simulate(
         protocol=Protocol(duration, warmup, _record(spikes)),
         seed=seed,
         engine=engine,
+        unit=unit,
         prior=None if prior is None else Prior.from_toml(prior),
         keep_recordings=keep_recordings,
     )
-    table = run_campaign(campaign, out, workers=workers)
+    if plan:
+        plan_campaign(campaign, out, time_limit=time_limit)
+        print(f"planned {n} simulations of {name} in {out}; run them with `sbi-circuits campaign run {out}`")
+        return
+    table = run_campaign(campaign, out, workers=workers, time_limit=time_limit)
     counts = table.counts()
     print(f"wrote {out}: a table of {sum(counts.values())} simulations of {name} ({tally(counts)})")
 
