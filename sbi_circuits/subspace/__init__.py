@@ -1,0 +1,1 @@
+"""Invariant subspaces: the configurations that one observation leaves possible, their directions, paths and proofs."""
