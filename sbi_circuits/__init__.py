@@ -10,7 +10,7 @@ _MODULES = {
     "calibration": ("HeldOut", "ReachTest", "calibrate", "recalibrate"),
     "campaign": ("Campaign", "TableProposal", "run_campaign"),
     "circuit": (
-        "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "Explicit", "FixedIndegree", "FixedTotal",
+        "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "EdgeList", "Explicit", "FixedIndegree", "FixedTotal",
         "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Record",
         "get_circuit", "list_circuits", "register",
     ),

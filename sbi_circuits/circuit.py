@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sbi_circuits.circuit_checks import check_circuit
+from sbi_circuits.circuit_composites import Composite
 from sbi_circuits.circuit_parts import (
     METHODS,
     CurrentSteps,
@@ -31,6 +32,7 @@ from sbi_circuits.prior import Prior
 from sbi_circuits.units import evaluate
 from sbi_circuits.wiring_rules import (
     AllToAll,
+    EdgeList,
     Explicit,
     FixedIndegree,
     FixedTotal,
@@ -40,8 +42,8 @@ from sbi_circuits.wiring_rules import (
 )
 
 __all__ = [
-    "METHODS", "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "Explicit", "FixedIndegree", "FixedTotal",
-    "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record", "Wiring",
+    "METHODS", "AllToAll", "Circuit", "Composite", "CurrentSteps", "EarlyStop", "EdgeList", "Explicit", "FixedIndegree",
+    "FixedTotal", "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record", "Wiring",
     "get_circuit", "list_circuits", "register",
 ]  # fmt: skip
 
@@ -63,6 +65,7 @@ class Circuit:
         early_stop: when to stop silent or saturated simulations; None for never.
         defaults: name -> value in declared units; a configuration worth starting from.
         title, source: one line for people, and where the circuit was published.
+        composites: named combinations of parameters, to look at an ensemble by; no part of the mechanism.
         readouts: signals that can be recorded.
 
     Raises:
@@ -80,10 +83,11 @@ class Circuit:
     defaults: tuple[tuple[str, float], ...] = ()
     title: str = ""
     source: str = ""
+    composites: tuple[Composite, ...] = ()
     readouts: tuple[Readout, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("populations", "projections", "inputs", "readouts"):
+        for name in ("populations", "projections", "inputs", "composites", "readouts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "constants", pairs(self.constants))
         defaults = self.defaults.items() if isinstance(self.defaults, Mapping) else self.defaults
@@ -96,7 +100,7 @@ class Circuit:
     def digest(self) -> str:
         """SHA-256 of the mechanism: parameter names and units, not their bounds, and no text for people."""
         content = plain(self)
-        for key in ("prior", "title", "source", "defaults"):
+        for key in ("prior", "title", "source", "defaults", "composites"):
             content.pop(key)
         for readout in content["readouts"]:
             del readout["title"]
@@ -153,6 +157,11 @@ class Circuit:
     def default_theta(self) -> np.ndarray:
         """The default configuration (P,), declared units; raises `PriorError` where one is missing."""
         return self.prior.validate(dict(self.defaults))
+
+    def composite_values(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+        """Name -> values (K,), each in its unit, of the composites at configurations (K, P), declared units."""
+        rows = [self.values(row) for row in np.atleast_2d(np.asarray(theta, dtype=float))]
+        return {c.name: np.array([c.value(row) for row in rows], dtype=float) for c in self.composites}
 
     def with_prior(self, prior: Prior) -> "Circuit":
         """The same mechanism under another prior over the same parameters."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from sbi_circuits.errors import CircuitError, UnknownNameError
 from sbi_circuits.units import calls_in, names_in
-from sbi_circuits.wiring_rules import Wiring
+from sbi_circuits.wiring_rules import EdgeList, Wiring
 
 METHODS = ("euler", "exponential_euler", "rk4", "exact", "heun", "milstein", "trapezoid")
 # Those that know what a noise term `xi` is.
@@ -191,14 +191,23 @@ class Projection:
         return tuple((s.target.removesuffix("_post"), s.expression) for s in lines)
 
     @cached_property
+    def columns(self) -> dict[str, str]:
+        """Name and unit of the values that measured wiring gives each synapse."""
+        return self.wiring.units if isinstance(self.wiring, EdgeList) else {}
+
+    def differs(self, expression: str) -> bool:
+        """Whether synapses differ in an expression: each draws a number of its own, or has a measured one."""
+        return is_random(expression) or bool(names_in(expression) & self.columns.keys())
+
+    @cached_property
     def random_weight(self) -> bool:
-        """Whether every synapse draws its own weight."""
-        return is_random(self.weight)
+        """Whether every synapse has its own weight."""
+        return self.differs(self.weight)
 
     @cached_property
     def random_delay(self) -> bool:
-        """Whether every synapse draws its own delay."""
-        return is_random(self.delay)
+        """Whether every synapse has its own delay."""
+        return self.differs(self.delay)
 
     @cached_property
     def has_state(self) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from sbi_circuits.circuit_parts import PoissonInput, Population, Projection
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.units import FUNCTIONS, evaluate, names_in, unit_scale
-from sbi_circuits.wiring_rules import Explicit, FixedIndegree, FixedTotal, Independent, OneToOne
+from sbi_circuits.wiring_rules import EdgeList, Explicit, FixedIndegree, FixedTotal, Independent, OneToOne
 
 if TYPE_CHECKING:
     from sbi_circuits.circuit import Circuit
@@ -160,7 +160,7 @@ class _RangeChecks:
         where = f"projection {projection.name}: delay {projection.delay}"
         for extreme in (0.0, 1.0):
             functions: dict[str, Callable[..., float]] = {**FUNCTIONS, "rand": partial(float, extreme), "randn": float}
-            delay = float(evaluate(projection.delay, values, functions))
+            delay = float(np.min(evaluate(projection.delay, {**values, **edge_values(projection)}, functions)))
             if delay < 0:
                 raise CircuitError(f"{where} = {delay:g} s is negative")
             if not projection.random_delay and 0 < delay < self.circuit.dt * (1 - 1e-9):
@@ -183,8 +183,19 @@ class _RangeChecks:
                     raise CircuitError(f"{where}: in-degree {degree} from {source} neurons cannot be")
             case OneToOne() if source != target:
                 raise CircuitError(f"{where}: one-to-one between {source} and {target} neurons")
+            case EdgeList(source=i, target=j) if len(i) and (i.max() >= source or j.max() >= target):
+                row = int(((i >= source) | (j >= target)).argmax())
+                raise CircuitError(f"{where}: row {row} of the edge list is outside {source} x {target} neurons")
             case Explicit(pairs=listed) if any(i >= source or j >= target for i, j in listed):
                 raise CircuitError(f"{where}: a pair is outside {source} x {target} neurons")
+
+
+def edge_values(projection: Projection) -> dict[str, np.ndarray]:
+    """SI values of the columns of measured wiring: name -> (S,), by source, then target; empty for other rules."""
+    rule = projection.wiring
+    if not isinstance(rule, EdgeList):
+        return {}
+    return {name: unit_scale(unit) * values[rule.order] for name, (unit, values) in rule.columns.items()}
 
 
 def _not_negative(expression: str, values: Values, where: str) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON content: dataclasses become dictionaries tagged with their class."""
+    """`value` as JSON content: dataclasses become dictionaries tagged with their class.
+
+    A value that holds arrays says what it is made of by a `content` of its own, a digest.
+    """
+    content = getattr(value, "content", None)
+    if isinstance(content, str):
+        return {"": type(value).__name__, "content": content}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         content = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"": type(value).__name__, **content}

@@ -15,7 +15,7 @@ from sbi_circuits.circuit_quantities import (
     variables_of,
 )
 from sbi_circuits.errors import CircuitError, UnknownNameError
-from sbi_circuits.units import check_dimensions, dimensioned_value, names_in
+from sbi_circuits.units import check_dimensions, declared_quantities, dimensioned_value, names_in
 from sbi_circuits.wiring_rules import FixedIndegree, FixedTotal, Independent, Wiring
 
 if TYPE_CHECKING:
@@ -46,18 +46,29 @@ def _check_projection(
             raise UnknownNameError(f"population of {where}", end, variables)
     if projection.on_spike.strip() and not circuit.population(projection.source).threshold:
         raise CircuitError(f"{where}: its source {projection.source} has no threshold and never spikes")
-    _Synapse(projection, known, variables).check()
-    check_dimensions(projection.delay, "second", known, f"{where}, delay")
+    measured = _measured(projection, known, variables[projection.target])
+    _Synapse(projection, known, measured, variables).check()
+    check_dimensions(projection.delay, "second", {**known, **measured}, f"{where}, delay")
     _check_wiring(projection, circuit, known)
     if projection.when:
         check_expression(projection.when, 1, known, f"{where}, when")
 
 
+def _measured(projection: Projection, known: Quantities, target: Variables) -> Quantities:
+    """A quantity for each column of measured wiring."""
+    taken = projection.columns.keys() & (known.keys() | target.readable.keys() | RESERVED)
+    if taken:
+        raise CircuitError(f"projection {projection.name}: the column {min(taken)!r} of its edge list is named already")
+    return declared_quantities(projection.columns.items())
+
+
 class _Synapse:
     """What happens at the synapses of one projection, in terms of its own and its ends' variables."""
 
-    def __init__(self, projection: Projection, known: Quantities, variables: Mapping[str, Variables]):
-        self.projection, self.known = projection, known
+    def __init__(
+        self, projection: Projection, known: Quantities, measured: Quantities, variables: Mapping[str, Variables]
+    ):
+        self.projection, self.known, self.at_start = projection, known, {**known, **measured}
         self.where = f"projection {projection.name}"
         self.target = variables[projection.target]
         equations = read_equations(projection.equations, self.where)
@@ -71,7 +82,7 @@ class _Synapse:
         self.scope = {**known, **read, **time, "j": 1, **self.own.readable}
 
     def check(self) -> None:
-        self.scope["weight"] = dimensioned_value(self.projection.weight, self.known, f"{self.where}, weight")
+        self.scope["weight"] = dimensioned_value(self.projection.weight, self.at_start, f"{self.where}, weight")
         for equation in self.equations.values():
             check_equation(equation, self.scope, self.where)
         for statement in self.projection.statements():
@@ -103,7 +114,7 @@ class _Synapse:
         elif statement.expression == "weight" and statement.operator in ("+", "-", ""):
             # Named after its own field: that is where the mistake is.
             quantity = self.target.settable[variable]
-            check_expression(self.projection.weight, quantity, self.known, f"{self.where}, weight")
+            check_expression(self.projection.weight, quantity, self.at_start, f"{self.where}, weight")
         else:
             self._check(statement.value, self.target.settable[variable], part)
 
@@ -122,7 +133,7 @@ class _Synapse:
                 listed = ", ".join(self.own.settable) or "none"
                 raise CircuitError(f"{self.where}, initial value: no variable {name!r}; variables: {listed}")
             where = f"{self.where}, initial value of {name}"
-            check_expression(expression, self.own.settable[name], self.known, where)
+            check_expression(expression, self.own.settable[name], self.at_start, where)
 
 
 def _check_wiring(projection: Projection, circuit: "Circuit", known: Quantities) -> None:

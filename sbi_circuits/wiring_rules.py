@@ -1,10 +1,16 @@
 """Wiring rules: which ordered pairs (source, target) of a projection carry a synapse.
 
 Rules are values; the engines draw the synapses from them. A neuron never connects to itself where
-source and target are the same population (`Explicit` and `OneToOne` excepted: they say what they mean).
+source and target are the same population (`EdgeList`, `Explicit` and `OneToOne` excepted: they say what they mean).
 """
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from sbi_circuits.errors import CircuitError, UnknownNameError
 
@@ -63,4 +69,83 @@ class Explicit:
             raise CircuitError("explicit wiring has a negative neuron index")
 
 
-Wiring = Independent | FixedTotal | FixedIndegree | AllToAll | OneToOne | Explicit
+@dataclass(frozen=True, eq=False)
+class EdgeList:
+    """Measured wiring: one synapse for each row of a table, with values of its own (a connectome).
+
+    Two lists are equal where their content is; a circuit that has one is hashed by that content.
+
+    Args:
+        source, target: (S,) indices of neurons in their populations; a pair may occur more than once.
+        columns: name -> (S,) values, or (unit, values). The projection's `weight`, `delay` and `initial` may name
+            them: `weight="strength*count"`, `delay="latency"`.
+
+    Raises:
+        CircuitError: a column of another length, an index or value that cannot be, naming the first such row.
+
+    Examples:
+        >>> wiring = EdgeList([0, 0, 1], [1, 2, 0], {"count": [3, 1, 2], "latency": ("ms", [1.0, 2.0, 1.0])})
+        >>> len(wiring), wiring.units
+        (3, {'count': '1', 'latency': 'ms'})
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            object.__setattr__(self, name, _indices(getattr(self, name), name))
+        if len(self.target) != len(self.source):
+            raise CircuitError(f"edge list: {len(self.source)} sources, {len(self.target)} targets")
+        found = {name: entry if isinstance(entry, tuple) else ("1", entry) for name, entry in self.columns.items()}
+        read = {name: (unit, _column(name, values, len(self.source))) for name, (unit, values) in found.items()}
+        object.__setattr__(self, "columns", read)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of each column."""
+        return {name: unit for name, (unit, _) in self.columns.items()}
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """(S,) rows of the table by source, then target: the order in which engines keep synapses."""
+        return np.lexsort((self.target, self.source))
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of indices, names, units and values."""
+        found = hashlib.sha256(self.source.tobytes() + self.target.tobytes())
+        for name, (unit, values) in sorted(self.columns.items()):
+            found.update(f"\x1f{name}\x1f{unit}\x1f".encode() + values.tobytes())
+        return found.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EdgeList) and self.content == other.content
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+
+def _indices(values: Any, name: str) -> np.ndarray:
+    found = np.asarray(values)
+    if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
+        raise CircuitError(f"edge list: {name} must be whole numbers, one for each synapse")
+    if found.size and found.min() < 0:
+        raise CircuitError(f"edge list: {name} of row {int(np.argmax(found < 0))} is negative")
+    return found.astype(np.int64)
+
+
+def _column(name: str, values: Any, rows: int) -> np.ndarray:
+    found = np.asarray(values, dtype=np.float64)
+    if found.shape != (rows,):
+        raise CircuitError(f"edge list: column {name} has shape {found.shape}, there are {rows} synapses")
+    if not np.isfinite(found).all():
+        raise CircuitError(f"edge list: {name} of row {int(np.argmax(~np.isfinite(found)))} is not finite")
+    return found
+
+
+Wiring = Independent | FixedTotal | FixedIndegree | AllToAll | OneToOne | Explicit | EdgeList

@@ -9,7 +9,7 @@ from brian2.units.fundamentalunits import Quantity, get_dimensions
 
 from sbi_circuits.circuit import Projection
 from sbi_circuits.engines.synapses import Synapses
-from sbi_circuits.units import dimensioned_value
+from sbi_circuits.units import declared_quantities, dimensioned_value
 
 Groups = Mapping[str, brian2.NeuronGroup]
 
@@ -77,6 +77,7 @@ def _model(projection: Projection, synapses: Synapses, groups: Groups, known: Ma
 
 
 def _weight_dimension(projection: Projection, known: Mapping[str, Any]) -> Any:
+    known = {**known, **declared_quantities(projection.columns.items())}
     return get_dimensions(dimensioned_value(projection.weight, known, f"projection {projection.name}, weight"))
 
 

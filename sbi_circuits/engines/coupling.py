@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sbi_circuits.circuit import Circuit, Projection
-from sbi_circuits.circuit_parts import Assignment, declared_parameters, is_random
+from sbi_circuits.circuit_parts import Assignment, declared_parameters
 from sbi_circuits.engines.rewrite import Rewriter, check_names, refusal
 from sbi_circuits.engines.translate import Statement, integrate
 from sbi_circuits.units import evaluate, names_in, parse
@@ -116,7 +116,7 @@ class _Translator:
             if equation.var_type == "boolean" or "summed" in equation.flags:
                 raise refusal(self.where, f"the synaptic variable {equation.varname}")
         for name, expression in self.projection.initial:
-            if is_random(expression):
+            if self.projection.differs(expression):
                 raise refusal(self.where, f"the initial value {expression!r} of {name}, one for each synapse,")
         if self.projection.random_delay:
             self._check_start()

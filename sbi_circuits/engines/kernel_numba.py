@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr, bdtrik
 
-from sbi_circuits.circuit import Circuit, EarlyStop, Explicit, Projection
+from sbi_circuits.circuit import Circuit, EarlyStop, EdgeList, Explicit, Projection
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
 from sbi_circuits.engines.coupling import Coupling, couplings
 from sbi_circuits.engines.kernel_dense import dense_arguments
@@ -262,7 +262,7 @@ class _Arguments:
         """Arrays of the delivery by planes; in double precision spikes are added one by one, as Brian2 does."""
         sizes = {c.population.name: c.size for c in self.setup.cells}
         projections = self.circuit.projections
-        distinct = [not isinstance(p.wiring, Explicit) for p in projections]
+        distinct = [not isinstance(p.wiring, (EdgeList, Explicit)) for p in projections]
         groups = delivery_groups(self.circuit) if self.real is np.float32 else ()
         return dense_arguments(groups, rows, distinct, [sizes[p.target] for p in projections], self.real)
 

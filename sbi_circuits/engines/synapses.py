@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sbi_circuits.circuit import Circuit, Explicit, Projection
-from sbi_circuits.circuit_values import is_present
+from sbi_circuits.circuit import Circuit, EdgeList, Explicit, Projection
+from sbi_circuits.circuit_values import edge_values, is_present
 from sbi_circuits.engines.wiring import Rows, draw_rows
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.seeds import generator
@@ -110,12 +110,12 @@ class Drawing:
         return Rows(np.zeros(self.sizes[projection.source] + 1, dtype=np.int64), targets)
 
     def _random(self, expression: str, projection: Projection, label: str, number: int) -> PerSynapse:
-        """The value of an expression; one for each synapse where it calls rand() or randn()."""
+        """The value of an expression; one for each synapse where it calls rand() or randn(), or names a column."""
         draw = generator(self.seed, self.index, label, projection.name)
         functions: dict[str, Callable[..., Any]] = {
             **FUNCTIONS, "rand": lambda: draw.random(number), "randn": lambda: draw.standard_normal(number),
         }  # fmt: skip
-        value = evaluate(expression, self.values, functions)
+        value = evaluate(expression, {**self.values, **edge_values(projection)}, functions)
         return np.asarray(value, dtype=float) if np.ndim(value) else float(value)
 
     def _delays(self, projection: Projection, number: int) -> int | np.ndarray:
@@ -136,7 +136,7 @@ class Drawing:
 
 def drawn_by_engine(projection: Projection) -> bool:
     """Whether an engine that draws its own wiring can do without the synapses of this projection."""
-    return projection.plain and not isinstance(projection.wiring, Explicit)
+    return projection.plain and not isinstance(projection.wiring, (EdgeList, Explicit))
 
 
 def _ordered(values: PerSynapse, order: np.ndarray) -> PerSynapse:

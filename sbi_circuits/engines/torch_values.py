@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, Population, Projection
+from sbi_circuits.circuit_values import edge_values
 from sbi_circuits.engines.rate_program import Program
 from sbi_circuits.engines.setup import Setup
 from sbi_circuits.engines.torch_functions import TORCH_FUNCTIONS
@@ -98,10 +99,11 @@ class Batch:
     def weights(self, projection: Projection, counts: Sequence[int], values: Values) -> list[Tensor]:
         """Weights of the synapses of each simulation: (S_b,) each, double precision on the host."""
         draws = [generator(self.seed, i, "weight", projection.name) for i in self.indices]
+        measured = {n: torch.as_tensor(v, dtype=torch.float64) for n, v in edge_values(projection).items()}
         rows: list[Tensor] = []
         for b, (draw, count) in enumerate(zip(draws, counts, strict=True)):
             own = {n: v[b] if isinstance(v, Tensor) and v.ndim else v for n, v in values.items()}
-            value = evaluate(projection.weight, own, {**TORCH_FUNCTIONS, **drawing([draw], [count])})
+            value = evaluate(projection.weight, {**own, **measured}, {**TORCH_FUNCTIONS, **drawing([draw], [count])})
             rows.append(torch.as_tensor(value, dtype=torch.float64).reshape(-1).expand(count))
         return rows
 

@@ -19,6 +19,7 @@ from sbi_circuits.units import evaluate
 from sbi_circuits.wiring_rules import (
     PAIR_CLASSES,
     AllToAll,
+    EdgeList,
     Explicit,
     FixedIndegree,
     FixedTotal,
@@ -98,7 +99,10 @@ def draw_rows(
         case OneToOne():
             indptr, found = np.arange(sources + 1, dtype=np.int64), np.arange(sources)
         case Explicit(pairs=listed):
-            indptr, found = _explicit(projection, listed, sources, targets)
+            i, j = np.array(listed, dtype=np.int64).reshape(-1, 2).T
+            indptr, found = _listed(projection, i, j, np.lexsort((j, i)), sources, targets)
+        case EdgeList() as edges:
+            indptr, found = _listed(projection, edges.source, edges.target, edges.order, sources, targets)
     return Rows(indptr, found.astype(dtype))
 
 
@@ -125,12 +129,10 @@ def wiring_number(projection: Projection, values: Mapping[str, float], sizes: Ma
     return 0.0
 
 
-def _explicit(projection: Projection, pairs: tuple[tuple[int, int], ...], sources: int, targets: int
-              ) -> tuple[np.ndarray, np.ndarray]:
-    i, j = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+def _listed(projection: Projection, i: np.ndarray, j: np.ndarray, order: np.ndarray, sources: int, targets: int
+            ) -> tuple[np.ndarray, np.ndarray]:
     if len(i) and (i.max() >= sources or j.max() >= targets):
         raise CircuitError(f"projection {projection.name}: a pair is outside {sources} x {targets} neurons")
-    order = np.lexsort((j, i))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(i, minlength=sources))]).astype(np.int64)
     return indptr, j[order]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from sbi_circuits.circuit import AllToAll, Circuit, Explicit, Independent, OneToOne, Population, Projection
+from sbi_circuits.circuit import AllToAll, Circuit, EdgeList, Explicit, Independent, OneToOne, Population, Projection
 from sbi_circuits.prior import Parameter, Prior
 from tests.scenarios.circuits import LIF_CONSTANTS
 
@@ -10,6 +10,9 @@ PRIOR = Prior((Parameter("drive", "mV", 0, 100),))
 BIASED = "dv/dt = (drive*(1 + 0.07*i) - v)/tau : volt (unless refractory)"
 RING = Explicit(((0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)))
 KICK = "v_post += weight"
+# A table in no order, with a pair that occurs twice.
+EDGES = EdgeList([2, 0, 1, 3, 0, 1, 0], [3, 1, 2, 0, 2, 3, 1],
+                 {"count": [3, 1, 2, 2, 4, 1, 2], "latency": ("ms", [4.0, 1.0, 2.5, 7.0, 1.0, 3.0, 2.0])})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,12 @@ def _synapses() -> list[Construct]:
         Construct(build("random_both", cells(size=6), (
             Projection("dense", "cell", "cell", Independent("0.6"), "w*rand()", KICK, "spread*(0.1 + rand())"),
         ), w="4*mV", spread="6*ms"), ("spread", "9*ms")),
+        Construct(build("measured_wiring", cells(), (
+            Projection("edges", "cell", "cell", EDGES, "w*count", KICK, "slower*latency"),
+        ), w="2*mV", slower="1"), ("slower", "1.5")),
+        Construct(build("measured_plasticity", cells(), (
+            Projection("edges", "cell", "cell", EDGES, "w*count", **STP),  # type: ignore[arg-type]
+        ), **{**stp, "w": "9*mV"}), ("tau_f", "50*ms")),
         Construct(build("plasticity", cells(), recurrent("w", delay="1.2*ms", **STP), **stp), ("tau_f", "50*ms")),
         Construct(build("plasticity_random", cells(), recurrent(**everything), **stp), ("tau_d", "60*ms")),
         Construct(build("plasticity_of_source", heterogeneous, recurrent("w", **used), **stp), ("tau_d", "60*ms")),
@@ -135,6 +144,7 @@ def _synapses() -> list[Construct]:
 
 def _summed() -> list[Construct]:
     gap = {"on_spike": "", "summed": "gap_post = weight*(v_pre - v_post)"}
+    measured = Projection("edges", "cell", "cell", EDGES, "w*count", **gap)
     pull = {"on_spike": "", "summed": "pull_post = weight*clip(v_pre - v_post, -5*mV, p*5*mV)"}
     passive = cells(PASSIVE, name="passive", threshold="", reset="", refractory="")
     back = Projection("back", "passive", "cell", OneToOne(), "0.4", "", summed="gap_post = weight*(v_pre - v_post)")
@@ -142,6 +152,7 @@ def _summed() -> list[Construct]:
     spikes = Projection("kicks", "cell", "passive", AllToAll(), "2*mV", KICK, "1*ms")
     return [
         Construct(build("gap_junctions", cells(GAP), recurrent("w", **gap), w="0.2"), ("w", "0.25")),
+        Construct(build("measured_gap_junctions", cells(GAP), (measured,), w="0.1"), ("w", "0.14")),
         Construct(build("summed_between", (cells(GAP), passive), (back, there, spikes), p="1"), ("p", "0.3")),
     ]
 
