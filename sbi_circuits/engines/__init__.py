@@ -14,7 +14,7 @@ __all__ = ["ENGINES", "Engine", "Protocol", "Simulation", "default_engine", "get
 ENGINES = {
     "brian2": ("sbi_circuits.engines.brian2_engine", "Brian2Engine"),
     "kernel[cuda]": ("sbi_circuits.engines.kernel_cuda", "CudaEngine"),
-    "kernel[numba]": ("sbi_circuits.engines.kernel_numba", "NumbaEngine"),
+    "kernel[numba]": ("sbi_circuits.engines.rate_numba", "CompiledEngine"),
     "torch": ("sbi_circuits.engines.torch_engine", "TorchEngine"),
 }
 DEFAULT_ENGINE = "kernel[numba]"

@@ -15,6 +15,7 @@ from sbi_circuits.features import FeatureSet
 from sbi_circuits.recording import Recording
 from sbi_circuits.table import rows_equal
 from tests.scenarios.engines import COMPILED, EXACT, FAST, REFERENCE
+from tests.scenarios.rates import RATE_CIRCUITS
 from tests.scenarios.shipped import SHIPPED, configuration, deterministic, small
 from tests.scenarios.test_distributions import ALPHA, mean_cv, swap_p_value
 from tests.scenarios.test_engines import EVERYTHING, assert_equal, raster
@@ -31,6 +32,7 @@ each_compiled = pytest.mark.parametrize("engine", [n for n in COMPILED if n in F
 def test_no_circuit_is_left_out() -> None:
     installed = [n for n in list_circuits() if n not in ("fake", "tiny", "toy")]
     assert set(ZOO) <= set(installed)
+    assert not set(ZOO) & set(RATE_CIRCUITS) and set(RATE_CIRCUITS) <= set(installed)
 
 
 def recording(simulation: Simulation) -> Recording:
