@@ -37,6 +37,8 @@ def check_circuit(circuit: "Circuit") -> None:
     for entry in circuit.inputs:
         _check_input(entry, known, variables)
     _check_early_stop(circuit, known)
+    for composite in circuit.composites:
+        composite.check(known)
     _check_readouts(circuit, known, variables)
     check_values(circuit)
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from sbi_circuits.circuit import (
     Circuit,
+    Composite,
     EarlyStop,
     FixedTotal,
     Independent,
@@ -51,6 +52,18 @@ DEFAULTS = {
     "Q_i2e": 5.0, "Q_e2i": 1.0, "Q_i2i": 5.0, "E_gi": -80.0, "tau_ge": 5.0, "tau_gi": 5.0,
     "poisson_rate_e": 2.0, "poisson_rate_i": 1.0,
 }  # fmt: skip
+
+# Synaptic charge a cell would get at one spike a cell, and what leaks: first-order quantities, no mean-field theory.
+COMPOSITES = (
+    Composite("EI_ratio", "exc_prop*p_e2e*Q_e2e*tau_ge/((1 - exc_prop)*p_i2e*Q_i2e*tau_gi)", "1",
+              "excitatory over inhibitory conductance of an excitatory cell, at equal rates"),
+    Composite("tau_m", "C/g_L", "ms", "membrane time constant of excitatory cells"),
+    Composite("recurrence", "n_total*exc_prop*p_e2e*Q_e2e*tau_ge/C*(E_ge - v_rest)", "mV",
+              "how far one spike of all its excitatory inputs drives a cell"),
+    Composite("drive", "n_poisson*p_igniters*poisson_rate_e*Q_poisson*tau_ge/g_L*(E_ge - v_rest)", "mV",
+              "mean depolarisation by the external input, averaged over excitatory cells"),
+    Composite("adaptation", "b*tau_w", "pcoulomb", "charge that adaptation removes after one spike"),
+)  # fmt: skip
 
 CLUSTERED = "n_clusters >= 2 and R_pe2e != 1"
 HOMOGENEOUS = "n_clusters < 2 or R_pe2e == 1"
@@ -105,4 +118,5 @@ def circuit() -> Circuit:
         defaults=DEFAULTS,  # type: ignore[arg-type]
         title="Clustered adaptive exponential network, 28 free parameters",
         source="Gao et al. 2024, bioRxiv 2024.08.21.608969",
+        composites=COMPOSITES,
     )

@@ -6,7 +6,7 @@ probability 0.1 by fixed in-degree, tau 20 ms, theta 20 mV, V_r 10 mV, tau_rp 2 
 
 from importlib.resources import files
 
-from sbi_circuits.circuit import Circuit, EarlyStop, FixedIndegree, PoissonInput, Population, Projection
+from sbi_circuits.circuit import Circuit, Composite, EarlyStop, FixedIndegree, PoissonInput, Population, Projection
 from sbi_circuits.prior import Prior
 
 EQUATIONS = "dv/dt = -v/tau : volt (unless refractory)"
@@ -54,4 +54,9 @@ def circuit() -> Circuit:
         defaults={"g": 5.0, "nu_ext": 2.0, "J": 0.1, "delay": 1.5},  # type: ignore[arg-type]
         title="Sparse LIF network with delta synapses (model A), 4 free parameters",
         source="Brunel 2000, J Comput Neurosci 8:183",
+        composites=(
+            Composite("mu_ext", "nu_ext*theta", "mV", "mean external input, Eq. 4"),
+            Composite("feedback", "C_E*J*tau/theta*(1 - g*C_I/C_E)*Hz", "1", "recurrent input per Hz, over threshold"),
+            Composite("EI_ratio", "C_E/(g*C_I)", "1", "excitatory over inhibitory input, at equal rates"),
+        ),
     )

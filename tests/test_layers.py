@@ -16,7 +16,8 @@ ORDER = (
     "report", "demo", "cli",
 )  # fmt: skip
 PARTS = {  # modules that one layer is split into
-    "circuit_checks": "circuit", "circuit_parts": "circuit", "circuit_quantities": "circuit",
+    "circuit_checks": "circuit", "circuit_composites": "circuit", "circuit_parts": "circuit",
+    "circuit_quantities": "circuit",
     "circuit_values": "circuit", "projection_checks": "circuit", "wiring_rules": "circuit", "table_rows": "table",
     "table_compact": "table", "table_digest": "table", "table_export": "table", "table_files": "table",
     "table_parts": "table", "table_recordings": "table", "cli_table": "cli",

@@ -1,0 +1,195 @@
+"""Draws spread evenly over the set, not by posterior mass, and how much of its extent they cover.
+
+Farthest-point selection (Gonzalez 1985, Theor Comput Sci 38:293) among posterior draws of high density; `grow`
+carries it on from verified configurations, which knows more of the set than the posterior does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from sbi_circuits.ensemble import Ensemble
+from sbi_circuits.errors import InferenceError
+from sbi_circuits.inference import Posterior
+from sbi_circuits.seeds import generator, stream_key
+from sbi_circuits.subspace.density import LIMIT, Density, log_density, unbounded
+from sbi_circuits.subspace.resimulate import Resimulated, Runner, judged, require_match, resimulate_like
+
+_LARGEST_STEP, _SMALLEST_STEP = 1.0, 0.1
+_WANTED = 0.4  # share of proposals that should be verified: more means that steps can be longer
+_CANDIDATES = 8  # for each configuration that is simulated
+_LOWEST = 0.02  # quantile of the members' density below which candidates are dropped
+
+
+def evenly_spread(density: Density, n: int, mass: float = 0.9, pool: int = 4000, seed: int = 0) -> np.ndarray:
+    """n configurations (n, P), declared units, far from one another within the densest `mass` of the posterior.
+
+    Raises:
+        InferenceError: n below 1 or above what the pool leaves, or a mass that is none.
+    """
+    if not 0.0 < mass <= 1.0 or not 1 <= n <= mass * pool:
+        most = int(min(max(mass, 0.0), 1.0) * pool)
+        raise InferenceError(f"cannot spread {n} configurations over a mass of {mass:g}; valid: 1 to {most}, 0 < mass <= 1")
+    theta = density.sample(pool, stream_key(seed, "even") % 2**62)
+    z = np.clip(density.prior.unconstrain(theta), -LIMIT, LIMIT)
+    log_p = log_density(density, z)
+    dense = log_p >= np.quantile(log_p, 1.0 - mass)
+    chosen = farthest_points(z[dense], n, first=int(np.argmax(log_p[dense])))
+    return np.asarray(theta[dense][chosen])
+
+
+def farthest_points(z: np.ndarray, n: int, first: int = 0, taken: np.ndarray | None = None) -> np.ndarray:
+    """Numbers (n,) of points z (K, P), each the farthest from those before it and from points `taken` (T, P).
+
+    Examples:
+        >>> farthest_points(np.array([[0.0], [0.1], [0.9], [1.0]]), 3).tolist()
+        [0, 3, 2]
+    """
+    if taken is not None and len(taken):
+        distance = cKDTree(taken).query(z)[0]
+        chosen = [int(np.argmax(distance))]
+    else:
+        distance, chosen = np.full(len(z), np.inf), [first]
+    while True:
+        distance = np.minimum(distance, np.linalg.norm(z - z[chosen[-1]], axis=1))
+        if len(chosen) >= min(n, len(z)):
+            return np.array(chosen)
+        chosen.append(int(np.argmax(distance)))
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """How far configurations reach over the set that the posterior describes.
+
+    Args:
+        extent: (P,) their range along each principal axis of the posterior, over its central 90 %.
+        covered: share of posterior draws no farther from a configuration than draws are from as many other draws.
+        by_chance: the share that as many draws of the posterior itself cover.
+        evenness: median distance to the nearest other configuration, over that of as many posterior draws.
+    """
+
+    extent: np.ndarray
+    covered: float
+    by_chance: float
+    evenness: float
+
+    def summary(self) -> str:
+        """One line."""
+        low, middle = np.quantile(self.extent, [0.1, 0.5])
+        return (f"coverage: {self.covered:.0%} of posterior draws lie near a configuration ({self.by_chance:.0%} with "
+                f"as many posterior draws), extent {middle:.0%} of the posterior's along the median axis ({low:.0%} at "
+                f"the lowest tenth), spacing {self.evenness:.2f} times that of posterior draws")  # fmt: skip
+
+
+def coverage(density: Density, theta: np.ndarray, pool: int = 2000, seed: int = 0) -> Coverage:
+    """Coverage of the posterior by configurations theta (K, P), declared units, K >= 2.
+
+    Raises:
+        InferenceError: fewer than two configurations.
+    """
+    z = unbounded(density.prior, theta)
+    if len(z) < 2:
+        raise InferenceError(f"coverage needs two configurations or more, got {len(z)}")
+    drawn = density.sample(pool + len(z), stream_key(seed, "coverage") % 2**62)
+    points = np.clip(density.prior.unconstrain(drawn), -LIMIT, LIMIT)
+    like, others = points[: len(z)], points[len(z) :]
+    axes = np.linalg.eigh(np.atleast_2d(np.cov(others.T)))[1]
+    central = np.ptp(np.quantile(others @ axes, [0.05, 0.95], axis=0), axis=0)
+    extent = np.ptp(z @ axes, axis=0) / np.maximum(central, 1e-12)
+    reach = float(np.quantile(cKDTree(like).query(others)[0], 0.9))
+    shares = [float((cKDTree(p).query(others)[0] <= reach).mean()) for p in (z, like)]
+    spacing = [float(np.median(cKDTree(p).query(p, k=2)[0][:, 1])) for p in (z, like)]
+    return Coverage(extent, shares[0], shares[1], spacing[0] / max(spacing[1], 1e-12))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One round of `grow`.
+
+    Args:
+        step: of the proposals, in units of the differences between members.
+        tried, verified: how many configurations.
+    """
+
+    step: float
+    tried: int
+    verified: int
+
+
+def grow(
+    posterior: Posterior, ensemble: Ensemble, n: int, runner: Runner, *, most: int = 2000, batch: int = 64,
+    report: Callable[[Growth], None] | None = None,
+) -> tuple[Ensemble, tuple[Growth, ...]]:
+    """Verify configurations around verified ones until there are n.
+
+    Candidates are members moved along differences of other members, so that steps follow the set; those that the
+    posterior finds too unlikely are dropped, and of the rest the farthest from all members are simulated. The length
+    of the steps follows the share that is verified.
+
+    Args:
+        posterior: of the ensemble's observation.
+        ensemble: with three verified members or more.
+        n: verified configurations wanted, those of the ensemble included.
+        runner: how to simulate; `repeats` are the ensemble's own.
+        most: configurations simulated at most; batch: in each round.
+        report: called after each round.
+
+    Returns:
+        The ensemble with every configuration tried, judged together by the ensemble's rule, and the rounds.
+
+    Raises:
+        InferenceError: too few members to grow from, or an ensemble that is not the posterior's.
+    """
+    require_match(posterior, ensemble)
+    if ensemble.verified.sum() < 3:
+        raise InferenceError(f"growing needs 3 verified members, got {int(ensemble.verified.sum())}; draw more first")
+    density, step, rounds = posterior(ensemble.observation), 0.5, list[Growth]()
+    runner = replace(runner, repeats=ensemble.criterion.repeats)
+    while ensemble.verified.sum() < n and sum(r.tried for r in rounds) < most:
+        proposals = _proposals(density, ensemble, batch, step, stream_key(runner.seed, "grow", len(rounds)))
+        own = replace(runner, seed=stream_key(runner.seed, "grow", len(rounds)) % 2**62)
+        runs = resimulate_like(ensemble, ensemble.prior.constrain(proposals), own)
+        before, ensemble = len(ensemble.theta), _joined(density, ensemble, runs)
+        found = Growth(step, len(runs), int(ensemble.verified[before:].sum()))
+        rounds.append(found)
+        if report is not None:
+            report(found)
+        change = np.exp((found.verified / max(found.tried, 1) - _WANTED) / (2 * _WANTED))
+        step = float(np.clip(step * change, _SMALLEST_STEP, _LARGEST_STEP))
+    return ensemble, tuple(rounds)
+
+
+def _proposals(density: Density, ensemble: Ensemble, n: int, step: float, key: int) -> np.ndarray:
+    """n candidates (n, P), unbounded coordinates, between and around the members."""
+    random, z = generator(key, "proposals"), unbounded(ensemble.prior, ensemble.members)
+    many = _CANDIDATES * n
+    # Members that stand alone are left more often: their surroundings are known least.
+    alone = cKDTree(z).query(z, k=min(4, len(z)))[0][:, -1]
+    parent = random.choice(len(z), size=many, p=alone / alone.sum())
+    a, b = random.integers(len(z), size=(2, many))
+    spread = np.maximum(z.std(0), 0.05)
+    jitter = 0.1 * step * spread * random.standard_normal((many, z.shape[1]))
+    candidates = np.clip(z[parent] + step * random.random((many, 1)) * (z[a] - z[b]) + jitter, -LIMIT, LIMIT)
+    lowest = np.quantile(log_density(density, z), _LOWEST)
+    likely = candidates[log_density(density, candidates) >= lowest]
+    kept = likely if len(likely) >= n else candidates
+    # Half of them where members are few, half anywhere: the farthest alone would all lie on the rim.
+    far = farthest_points(kept, n // 2, taken=z)
+    rest = np.setdiff1d(np.arange(len(kept)), far)
+    return np.concatenate([kept[far], kept[random.permutation(rest)[: n - len(far)]]])
+
+
+def _joined(density: Density, ensemble: Ensemble, runs: Resimulated) -> Ensemble:
+    """The ensemble with more configurations, all judged together."""
+    every = Resimulated(*(np.concatenate([getattr(ensemble, name), getattr(runs, name)])
+                          for name in ("theta", "values", "states", "outcomes")))  # fmt: skip
+    z = unbounded(ensemble.prior, runs.theta)
+    log_prob = log_density(density, z) - ensemble.prior.log_abs_det(z)
+    return replace(
+        ensemble, theta=every.theta, values=every.values, states=every.states, outcomes=every.outcomes,
+        log_prob=np.concatenate([ensemble.log_prob, log_prob]), judgement=judged(ensemble, every),
+    )  # fmt: skip
+
+
