@@ -56,8 +56,8 @@ def test_a_killed_worker_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise AssertionError
 
     monkeypatch.setattr(coordinator_module, "simulate_unit", killed)
-    with pytest.raises(TableError, match="5 simulations were given up after 3 attempts .*SIGKILL.*0/5 simulations are in"):
-        fill(tmp_path, fakes.campaign(5), executor="loky", workers=2)
+    with pytest.raises(TableError, match="5 simulations were given up after 1 attempts .*SIGKILL.*0/5 simulations are in"):
+        fill(tmp_path, fakes.campaign(5), executor="loky", workers=2, attempts=1)
 
 
 def test_the_order_of_units_changes_nothing(

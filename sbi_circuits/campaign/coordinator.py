@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import sleep
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from sbi_circuits.campaign.claims import Claim, Claims
 from sbi_circuits.campaign.executors import Executor, WorkersLost
-from sbi_circuits.campaign.folder import JOURNAL, SomeParts, Terms
+from sbi_circuits.campaign.folder import JOURNAL, Terms
 from sbi_circuits.campaign.journal import COUNTED, History, Journal, Tail
 from sbi_circuits.campaign.plan import Campaign, units
 from sbi_circuits.campaign.progress import Progress
 from sbi_circuits.campaign.unit import Fault, Job, Result, Task, simulate_unit, tasks_of
 from sbi_circuits.errors import TableError
 from sbi_circuits.table import Part, Rows, Table
+from sbi_circuits.table_parts import sound_parts
 
 _FRUITLESS = 3  # rounds that bring nothing but faults of the workers' places, until it stops
 _POLL = 1.0  # seconds between looks at what others do
@@ -40,29 +41,28 @@ class State:
 
 
 def look(table: Table, n: int, count: bool = True) -> State:
-    """What there is; parts whose journal knows another size, or none, are looked into, and set aside where damaged.
+    """What there is; damaged parts are set aside.
 
     Args:
         table: to look at.
         n: simulations of the campaign.
-        count: whether to count the outcomes of parts that no journal knows.
+        count: whether to count the outcomes of parts that no journal knows, too.
     """
     history = History.read(table.path / JOURNAL)
     have, outcomes = np.zeros(n, dtype=bool), Counter[str]()
-    strange: list[Part] = []
-    for part in table.parts():
-        if part.path.stat().st_size not in history.known.get(part.path.name, {}):
-            strange.append(part)
-            continue
+    before = table.parts()
+    sound = sound_parts(table.path, table.manifest)
+    unknown: list[Part] = []
+    for part in sound:
         have[part.start : part.stop] = True
-        outcomes.update(history.done[part.path.name]["outcomes"])
-    others = SomeParts.of(table, strange)
-    done = others.done()
-    have[done[done < n]] = True
-    sound = [part for part in strange if part.path.exists()]
-    if count and sound:
-        outcomes.update(SomeParts.of(table, sound).counts())
-    return State(have, outcomes, history, [part.path.name for part in strange if part not in sound])
+        if record := history.done.get(part.path.name):
+            outcomes.update(record["outcomes"])
+        else:
+            unknown.append(part)
+    if count and unknown:
+        outcomes.update(replace(table, listed=unknown).counts())
+    gone = {part.path.name for part in before} - {part.path.name for part in sound}
+    return State(have, outcomes, history, sorted(name for name in gone if (table.path / "set_aside" / name).exists()))
 
 
 class Coordinator:

@@ -1,7 +1,6 @@
 """The folder of a campaign: everything another machine needs to go on with it, as plain content."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from sbi_circuits.circuit import Circuit, Record
 from sbi_circuits.digests import plain
 from sbi_circuits.engines import Protocol
 from sbi_circuits.errors import SbiCircuitsError, TableError
-from sbi_circuits.table import Part, Table, replace_file
+from sbi_circuits.table import Table, replace_file
 
 SCHEMA_VERSION = 1
 PLAN_FILE = "campaign.json"
@@ -122,20 +121,3 @@ def _rebuilt(content: Any) -> Any:
         return _values()[content[""]](**values)
     except SbiCircuitsError as error:
         raise TableError(f"a value of class {content['']} does not fit this code: {error}") from error
-
-
-class SomeParts(Table):
-    """A table of which only some parts are looked at."""
-
-    only: tuple[Part, ...] = ()
-
-    @classmethod
-    def of(cls, table: Table, only: Iterable[Part]) -> "SomeParts":
-        """The table, with these parts only."""
-        found = cls(table.path, table.manifest)
-        object.__setattr__(found, "only", tuple(only))
-        return found
-
-    def parts(self) -> list[Part]:
-        """See `Table.parts`."""
-        return list(self.only)

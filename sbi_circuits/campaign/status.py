@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from sbi_circuits.campaign.claims import BEATS_PER_LEASE, LEASE, Claims
 from sbi_circuits.campaign.coordinator import look
-from sbi_circuits.campaign.folder import CLAIMS, JOURNAL, SomeParts, Terms, read_plan
+from sbi_circuits.campaign.folder import CLAIMS, JOURNAL, Terms, read_plan
 from sbi_circuits.campaign.journal import History, Journal
 from sbi_circuits.campaign.plan import Campaign, units
 from sbi_circuits.campaign.progress import duration, tally
@@ -106,7 +106,7 @@ def campaign_status(path: str | Path) -> Status:
         str(table.path), campaign.circuit.name, campaign.engine, campaign.seed, campaign.digest, campaign.n, done,
         len(table.parts()), dict(state.outcomes), sum(c.stop - c.start for c in held), tuple(sorted(living)),
         failing, given_up, dict(Counter(f["kind"] for f in state.history.faults)), state.history.double,
-        _codes(table, state.history), rate, left,
+        _codes(state.have, state.history), rate, left,
     )  # fmt: skip
 
 
@@ -127,13 +127,14 @@ def _failures(have: np.ndarray, history: History, n: int, terms: Terms) -> tuple
     return dict(found[0]), dict(found[1])
 
 
-def _codes(table: Table, history: History) -> dict[str, int]:
-    found = Counter[str]()
-    for part in table.parts():
-        record = history.done.get(part.path.name)
-        code = "unknown" if record is None else history.begun.get(record["journal"], {}).get("code", "unknown")
-        found[code] += part.stop - part.start
-    return dict(found)
+def _codes(have: np.ndarray, history: History) -> dict[str, int]:
+    """Simulations by the code that made them, as the journals say, whatever parts they are in by now."""
+    names = ["unknown", *sorted({str(begun.get("code")) for begun in history.begun.values()})]
+    made = np.zeros(len(have), dtype=np.int64)
+    for record in history.done.values():
+        made[record["start"] : record["stop"]] = names.index(str(history.begun.get(record["journal"], {}).get("code")))
+    found, counts = np.unique(made[have], return_counts=True)
+    return {names[k]: int(count) for k, count in zip(found, counts, strict=True)}
 
 
 def verify_campaign(path: str | Path, set_aside: bool = True) -> list[str]:
@@ -178,7 +179,7 @@ def _wrong(part: Part, table: Table, campaign: Campaign, history: History) -> st
     known = history.known.get(part.path.name)
     if known and hashlib.sha256(content).hexdigest() not in known.get(len(content), set()):
         return "its checksum is not that of the part that was written"
-    rows = SomeParts.of(table, [part]).read(("theta",))
+    rows = replace(table, listed=[part]).read(("theta",))
     some = np.array([part.start, part.stop - 1])
     some = some[some < campaign.n]
     if not np.array_equal(rows.theta[some - part.start], campaign.theta(some)):
