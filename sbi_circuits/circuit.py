@@ -42,9 +42,9 @@ from sbi_circuits.wiring_rules import (
 )
 
 __all__ = [
-    "METHODS", "AllToAll", "Circuit", "Composite", "CurrentSteps", "EarlyStop", "EdgeList", "Explicit", "FixedIndegree",
+    "METHODS", "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "EdgeList", "Explicit", "FixedIndegree",
     "FixedTotal", "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record", "Wiring",
-    "get_circuit", "list_circuits", "register",
+    "Composite", "get_circuit", "list_circuits", "register",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "sbi_circuits.circuits"
