@@ -12,7 +12,8 @@ PACKAGE = "sbi_circuits"
 ORDER = (
     "data", "errors", "digests", "units", "seeds", "prior", "circuit", "recording", "readers",
     "engines", "simulation", "features", "cultures", "observation_file", "table", "campaign", "inference",
-    "verification", "ensemble", "results", "calibration", "comparison", "estimators", "subspace", "plots",
+    "verification", "ensemble", "results", "calibration", "comparison", "estimators", "subspace",
+    "connectome", "plots",
     "report", "demo", "cli",
 )  # fmt: skip
 PARTS = {  # modules that one layer is split into
