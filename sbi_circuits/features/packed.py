@@ -11,7 +11,7 @@ from sbi_circuits.features.states import UNOBSERVED
 
 PER_BYTE = 4
 _SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
-_CHUNK = 2**22  # entries that are unpacked at once
+_CHUNK = 2**20  # entries that are unpacked at once
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from sbi_circuits.features.packed import PackedStates
 _IQR_TO_SD = 1.349
 _TAIL = 3.0  # robust standard deviations; beyond them values grow as arcsinh
 _SKEWED = 2.0
-_BLOCK = 2**23  # entries of the columns that are looked at together
+_BLOCK = 2**22  # entries of the columns that are looked at together
 _ENOUGH = 2**17  # rows that tell a scale well enough
 _WHOLE_FAMILIES = 0.75  # of the rows that lose features
 

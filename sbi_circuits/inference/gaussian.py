@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 _RIDGES = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 _LOG_2PI = math.log(2.0 * math.pi)
-_CHUNK = 4096  # rows whose inputs exist at one time
-_ENTRIES = 2**24  # of the matrices that are factored together
+_CHUNK = 1024  # rows whose inputs exist at one time
+_ENTRIES = 2**21  # of the matrices that are factored together
 _ROWS, _ROWS_PER_COLUMN, _HELD = 2**17, 64, 2**15  # of a large table some evenly spaced rows are enough
 
 
@@ -128,9 +128,12 @@ class GaussianStart(nn.Module):
     @torch.no_grad()
     def moments(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Regression (Q, P, D) and covariance (Q, P, P) of z for Q patterns of observed columns (Q, D)."""
-        together = max(1, _ENTRIES // seen.shape[1] ** 2)
-        found = [self._moments(part) for part in seen.split(together)]
-        gain, covariance = (torch.cat(parts).to(self.cross.dtype) for parts in zip(*found, strict=True))
+        (q, d), p = seen.shape, len(self.mean)
+        gain, covariance = self.cross.new_empty(q, p, d), self.cross.new_empty(q, p, p)
+        together = max(1, _ENTRIES // d**2)
+        for k in range(0, q, together):
+            part = slice(k, k + together)
+            gain[part], covariance[part] = self._moments(seen[part])
         return gain, covariance
 
     def _moments(self, seen: Tensor) -> tuple[Tensor, Tensor]:
