@@ -138,7 +138,8 @@ def test_a_circuit_that_never_spikes_has_counts_of_zero(engine: str) -> None:
 @each_engine
 def test_an_unstable_simulation_has_diverged_and_disturbs_no_other(engine: str) -> None:
     circuit = MICRO_RATES["dense"]
-    unstable = replace(circuit.populations[0], equations=circuit.populations[0].equations.replace("-x +", "(g - 2)*x**3 +"))
+    equations = circuit.populations[0].equations.replace("-x +", "(g - 2)*x**3 +")
+    unstable = replace(circuit.populations[0], equations=equations)
     circuit = replace(circuit, populations=(unstable,))
     made = FAST[engine]().run_batch(circuit, np.array([[5.0, 1.0], [0.0, 50.0]]), Protocol(
         0.02, record=circuit.default_record()), 7, [0, 1])  # fmt: skip
