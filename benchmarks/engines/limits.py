@@ -8,7 +8,8 @@ Counted per simulated second, from the circuit's own equations and the activity 
   3 to scale by a power of two); bytes: every variable read and written (4 + 4), the end of the refractory period
   read (4), the spike flag written (1) (`adex_clustered`: 37).
 - deliveries, every synapse of every spike: one addition at a place that is as good as random; bytes: the target (2)
-  and the variable read and written (4 + 4).
+  and the variable read and written (4 + 4). Where many spikes meet dense wiring the kernel counts them as bit planes
+  (`engines/kernel_dense.py`) with fewer operations than that, so that there it may pass this limit, which is of lists.
 - Poisson events: 30 integer operations of Philox for a random word (ten rounds of 12 for four words), one
   multiplication, one addition at a random place; bytes: the word written and read (4 + 4), the variable (4 + 4).
 
