@@ -110,21 +110,19 @@ def child(path: Path, config: dict[str, Any]) -> None:
     print(json.dumps(figures))
 
 
-def training(folder: Path, rows: int, features: int) -> list[str]:
-    """Peak memory and time from a table of `rows` x `features` to a posterior."""
-    feature_set, path = wide(features), folder / "large"
-    began = perf_counter()
-    table = write_table(path, rows, feature_set, PART)
-    wrote = perf_counter() - began
-    config = {"members": 1, "hidden": 64, "batch": 1024, "epochs": 2}
-    width, parameters = len(feature_set.names), len(table.prior)
+def training(folder: Path, rows: int, features: int, given: Path | None) -> list[str]:
+    """Peak memory and time from a table of `rows` x `features`, or one that is there, to a posterior."""
+    path = given or folder / "large"
+    table = Table.open(path) if given else write_table(path, rows, wide(features), PART)
+    rows, width, parameters = len(table), len(table.manifest.feature_names), len(table.prior)
+    config = {"members": 1, "hidden": 64, "batch": 1024, "epochs": 2, "validation": 0.02}
     command = [sys.executable, "-m", "benchmarks.tables", "--child", str(path), json.dumps(config)]
     found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     used = 4 * rows * (width + parameters)
     size = sum(part.path.stat().st_size for part in table.parts())
     lines = [
         f"{rows:,} simulations of {width:,} features and {parameters} parameters in {len(table.parts())} parts, "
-        f"{size / 1e9:.2f} GB on disk, written in {wrote:.0f} s. Data used: the features and parameters in single "
+        f"{size / 1e9:.2f} GB on disk. Data used: the features and parameters in single "
         f"precision, {used / 1e9:.3f} GB; a process with the libraries loaded takes {found['libraries'] / 1e9:.2f} GB.",
         "",
         "| phase | s | peak resident set, GB | over data used |",
@@ -137,7 +135,6 @@ def training(folder: Path, rows: int, features: int) -> list[str]:
     for key, name in names.items():
         phase = found[key]
         lines.append(f"| {name} | {phase['s']:.2f} | {phase['peak'] / 1e9:.2f} | {phase['peak'] / used:.2f} |")
-    shutil.rmtree(path)
     setting = ", ".join(f"{name} {value}" for name, value in config.items())
     held = f"What is held after reading (values, packed states, parameters): {found['held'] / 1e9:.2f} GB."
     return [*lines, "", f"Target: less than 1.5. {held} Training: {setting}, features dropped at random in half of",
@@ -203,6 +200,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=1000, help="at most 1000")
     parser.add_argument("--only", choices=("training", "parts"))
     parser.add_argument("--folder", type=Path, help="in which the tables are written; a temporary folder by default")
+    parser.add_argument("--table", type=Path, help="train on this table of an earlier run, and keep it")
     parser.add_argument("--write", action="store_true", help="also into benchmarks/RESULTS.md")
     parser.add_argument("--child", nargs=2, metavar=("TABLE", "CONFIG"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -212,7 +210,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         done = {}
         if options.only != "parts":
-            done["From a table to a posterior"] = training(Path(folder), options.rows, options.features)
+            done["From a table to a posterior"] = training(Path(folder), options.rows, options.features, options.table)
         if options.only != "training":
             done["Many small parts"] = parts(Path(folder), options.rows)
     texts = {name: "\n".join([machine(), "", *lines]) for name, lines in done.items()}
