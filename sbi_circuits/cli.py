@@ -250,6 +250,41 @@ def compare(
 
 
 @app.command()
+def subspace(
+    ensemble: Annotated[Path, typer.Argument(help="ensemble.nc with verified members.")],
+    posterior: Annotated[Path, typer.Option(help="Folder of the posterior it was drawn from.")],
+    out: Out = Path("subspace"),
+    n: Annotated[int, typer.Option("--n", help="Grow the ensemble to so many verified members first.")] = 0,
+    most: Annotated[int, typer.Option(help="Configurations simulated at most while it grows.")] = 1000,
+    members: Annotated[int, typer.Option(help="At which directions are measured and proved.")] = 16,
+    paths: Annotated[int, typer.Option(help="Paths between members.")] = 6,
+    walks: Annotated[int, typer.Option(help="Walks along sloppy directions.")] = 6,
+    repeats: Annotated[int, typer.Option(help="Seeds per configuration.")] = 4,
+    fix: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
+    bound: Annotated[list[str] | None, typer.Option(help="name=low:high; may be repeated.")] = None,
+    perturb: Annotated[
+        list[str] | None, typer.Option(help="block:population:0.5, scale:parameter:2 or set:parameter:0.")
+    ] = None,
+    measure: Annotated[str, typer.Option(help="Feature families to rank by what they would tell.")] = "",
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Ensemble of another recording; may be repeated.")
+    ] = None,
+    seed: Seed = 1,
+    workers: Workers = 1,
+    engine: EngineName = "auto",
+) -> None:
+    """Ask along which directions the parameters of an ensemble can move without changing its dynamics."""
+    from sbi_circuits import cli_subspace
+    from sbi_circuits.subspace import Plan, Runner
+
+    plan = Plan(members=members, paths=paths, walks=walks, seed=seed)
+    runner = Runner(repeats=repeats, seed=seed, workers=workers, engine=engine)
+    asked = cli_subspace.Asked(n, most, tuple(fix or ()), tuple(bound or ()), tuple(perturb or ()), measure,
+                               tuple(compare or ()))  # fmt: skip
+    cli_subspace.subspace(ensemble, posterior, out, plan, runner, asked)
+
+
+@app.command()
 def demo(
     out: Out = Path("demo_output"),
     workers: Annotated[

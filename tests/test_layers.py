@@ -23,7 +23,7 @@ PARTS = {  # modules that one layer is split into
     "table_compact": "table", "table_digest": "table", "table_export": "table", "table_files": "table",
     "table_parts": "table", "table_recordings": "table", "cli_table": "cli",
     "cli_calibrate": "cli", "cli_campaign": "cli", "cli_circuits": "cli", "cli_features": "cli", "cli_infer": "cli",
-    "cli_simulate": "cli",
+    "cli_simulate": "cli", "cli_subspace": "cli",
 }  # fmt: skip
 ZOO = ("simulators", "priors")
 COMPOSITION = ("__init__", "__main__")  # stand above every layer

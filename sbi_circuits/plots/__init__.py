@@ -13,10 +13,20 @@ from sbi_circuits.plots.comparison import feature_comparison
 from sbi_circuits.plots.configurations import marginals, pair
 from sbi_circuits.plots.rasters import raster
 from sbi_circuits.plots.style import save, unit_text
+from sbi_circuits.plots.subspace import (
+    between_plot,
+    direction_plot,
+    effect_plot,
+    path_pairs,
+    path_rasters,
+    spectrum_plot,
+    strip_plot,
+)
 from sbi_circuits.plots.training import coverage_plot, training_curve
 
 __all__ = [
-    "coverage_plot", "feature_comparison", "local_plot", "marginals", "pair", "pattern_plot", "predictive_plot",
-    "probability_plot", "rank_plot", "raster", "reach_plot", "reliability_plot", "save", "tarp_plot",
+    "between_plot", "coverage_plot", "direction_plot", "effect_plot", "feature_comparison", "local_plot",
+    "marginals", "pair", "path_pairs", "path_rasters", "pattern_plot", "predictive_plot", "probability_plot",
+    "rank_plot", "raster", "reach_plot", "reliability_plot", "save", "spectrum_plot", "strip_plot", "tarp_plot",
     "training_curve", "unit_text",
 ]  # fmt: skip

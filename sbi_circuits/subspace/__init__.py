@@ -1,1 +1,72 @@
 """Invariant subspaces: the configurations that one observation leaves possible, their directions, paths and proofs."""
+
+from sbi_circuits.subspace.between import Comparison, compare_subspaces, energy_distance
+from sbi_circuits.subspace.conditioning import Condition, Conditional, Conditioner, condition
+from sbi_circuits.subspace.density import Density, gradient, hessian, log_density, score, unbounded
+from sbi_circuits.subspace.even import Coverage, Growth, coverage, evenly_spread, farthest_points, grow
+from sbi_circuits.subspace.geometry import (
+    Estimate,
+    GlobalGeometry,
+    Scales,
+    dependence,
+    global_geometry,
+    local_pca_dimension,
+    mutual_information,
+    neighbour_dimension,
+    participation_ratio,
+)
+from sbi_circuits.subspace.local import (
+    Bending,
+    LocalGeometry,
+    bending,
+    fisher,
+    local_geometry,
+    pooled,
+    principal_angles,
+    ridge,
+    scores,
+)
+from sbi_circuits.subspace.paths import Paths, Walks, density_paths, ensemble_paths, walk
+from sbi_circuits.subspace.perturbations import (
+    Effect,
+    FeatureValue,
+    Perturbation,
+    expected_information,
+    perturbed,
+    predict,
+    rank_features,
+)
+from sbi_circuits.subspace.proof import (
+    DirectionProof,
+    PointProof,
+    prove_directions,
+    prove_draws,
+    prove_paths,
+    prove_walks,
+)
+from sbi_circuits.subspace.report import Plan, SubspaceReport, analyse, loadings, path_ends
+from sbi_circuits.subspace.resimulate import (
+    FeatureChange,
+    Resimulated,
+    Runner,
+    circuit_of,
+    feature_change,
+    members_of,
+    require_match,
+    resimulate,
+    resimulate_like,
+)
+from sbi_circuits.subspace.save import load_subspace, save_subspace
+
+__all__ = [
+    "Bending", "Comparison", "Condition", "Conditional", "Conditioner", "Coverage", "Density", "DirectionProof",
+    "Effect", "Estimate", "FeatureChange", "FeatureValue", "GlobalGeometry", "Growth", "LocalGeometry", "Paths",
+    "Perturbation", "Plan", "PointProof", "Resimulated", "Runner", "Scales", "SubspaceReport", "Walks", "analyse",
+    "bending", "circuit_of", "compare_subspaces", "condition", "coverage", "density_paths", "dependence",
+    "energy_distance", "ensemble_paths", "evenly_spread", "expected_information", "farthest_points",
+    "feature_change", "fisher", "global_geometry", "gradient", "grow", "hessian", "load_subspace", "loadings",
+    "local_geometry", "local_pca_dimension", "log_density", "members_of", "mutual_information",
+    "neighbour_dimension", "participation_ratio", "path_ends", "perturbed", "pooled", "predict", "principal_angles",
+    "prove_directions", "prove_draws", "prove_paths", "prove_walks", "rank_features", "require_match", "resimulate",
+    "resimulate_like", "ridge", "save_subspace", "score", "scores", "unbounded", "walk",
+]  # fmt: skip

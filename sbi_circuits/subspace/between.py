@@ -104,8 +104,10 @@ def compare_subspaces(
     if not 1 <= stiff <= len(posterior.prior):
         raise InferenceError(f"cannot compare {stiff} directions; valid: 1 to {len(posterior.prior)}")
     found = [portrait(posterior, x, seed=stream_key(seed, k) % 2**62) for k, x in enumerate(observations.values())]
-    pairs = [tuple(portrait(posterior, x, seed=stream_key(seed, "null", k, half) % 2**62) for half, x in enumerate(both))
-             for k, both in enumerate(_repeated(repeats, windows)[:most])]  # fmt: skip
+    pairs = []
+    for k, both in enumerate(_repeated(repeats, windows)[:most]):
+        a, b = (portrait(posterior, x, seed=stream_key(seed, "null", k, half) % 2**62) for half, x in enumerate(both))
+        pairs.append((a, b))
     n = len(found)
     distance, angle = np.zeros((2, n, n))
     for i in range(n):

@@ -31,7 +31,7 @@ def evenly_spread(density: Density, n: int, mass: float = 0.9, pool: int = 4000,
     """
     if not 0.0 < mass <= 1.0 or not 1 <= n <= mass * pool:
         most = int(min(max(mass, 0.0), 1.0) * pool)
-        raise InferenceError(f"cannot spread {n} configurations over a mass of {mass:g}; valid: 1 to {most}, 0 < mass <= 1")
+        raise InferenceError(f"cannot spread {n} configurations over a mass of {mass:g}; valid: 1 to {most}")
     theta = density.sample(pool, stream_key(seed, "even") % 2**62)
     z = np.clip(density.prior.unconstrain(theta), -LIMIT, LIMIT)
     log_p = log_density(density, z)
@@ -120,7 +120,7 @@ class Growth:
 
 def grow(
     posterior: Posterior, ensemble: Ensemble, n: int, runner: Runner, *, most: int = 2000, batch: int = 64,
-    report: Callable[[Growth], None] | None = None,
+    step: float = 0.5, report: Callable[[Growth], None] | None = None,
 ) -> tuple[Ensemble, tuple[Growth, ...]]:
     """Verify configurations around verified ones until there are n.
 
@@ -134,6 +134,7 @@ def grow(
         n: verified configurations wanted, those of the ensemble included.
         runner: how to simulate; `repeats` are the ensemble's own.
         most: configurations simulated at most; batch: in each round.
+        step: of the first round, see `Growth`.
         report: called after each round.
 
     Returns:
@@ -145,7 +146,7 @@ def grow(
     require_match(posterior, ensemble)
     if ensemble.verified.sum() < 3:
         raise InferenceError(f"growing needs 3 verified members, got {int(ensemble.verified.sum())}; draw more first")
-    density, step, rounds = posterior(ensemble.observation), 0.5, list[Growth]()
+    density, rounds = posterior(ensemble.observation), list[Growth]()
     runner = replace(runner, repeats=ensemble.criterion.repeats)
     while ensemble.verified.sum() < n and sum(r.tried for r in rounds) < most:
         proposals = _proposals(density, ensemble, batch, step, stream_key(runner.seed, "grow", len(rounds)))

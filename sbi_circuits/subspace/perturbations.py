@@ -129,11 +129,12 @@ class Effect:
     def summary(self) -> str:
         """One line: the effect, how much members differ in it, and what it would tell."""
         ran = self.change[~self.change.failed]
-        mean = np.nanmean(ran.change, axis=0) if len(ran.size) else np.zeros(0)
-        order = np.argsort(-np.abs(np.nan_to_num(mean)), kind="stable")[:2]
+        there = np.isfinite(ran.change)
+        mean = np.where(there, ran.change, 0.0).sum(0) / np.maximum(there.sum(0), 1)
+        order = [f for f in np.argsort(-np.abs(mean), kind="stable")[:2] if there[:, f].any()]
         shown = ", ".join(f"{self.change.names[f]} {mean[f]:+.1f} sd" for f in order)
-        return (f"{self.perturbation.text}: {shown or 'nothing left to compare'} ({self.change.failure_rate:.0%} failed); "
-                f"expected information {self.information:.2f} +- {self.error:.2f} nats")  # fmt: skip
+        what = f"{shown or 'nothing left to compare'} ({self.change.failure_rate:.0%} failed)"
+        return f"{self.perturbation.text}: {what}; expected information {self.information:.2f} +- {self.error:.2f} nats"
 
 
 def predict(

@@ -92,8 +92,8 @@ class PointProof:
     def summary(self, what: str) -> str:
         """One line."""
         moved, verified = self.moved, self.verified[self.counted]
-        return (f"{what}: {moved.within(WITHIN):.0%} of {len(moved.size)} points within {WITHIN:g} seed-to-seed standard "
-                f"deviations (median {np.median(moved.size):.2f}), {verified.mean():.0%} verified, "
+        share = f"{moved.within(WITHIN):.0%} of {len(moved.size)} points within {WITHIN:g} seed-to-seed sd"
+        return (f"{what}: {share} (median {np.median(moved.size):.2f}), {verified.mean():.0%} verified, "
                 f"{moved.failure_rate:.0%} failed")  # fmt: skip
 
 

@@ -1,0 +1,196 @@
+"""Everything about the subspace of one ensemble: geometry, directions, paths, walks and conditions, each simulated."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sbi_circuits.ensemble import Ensemble
+from sbi_circuits.errors import InferenceError
+from sbi_circuits.inference import Posterior
+from sbi_circuits.seeds import generator, stream_key
+from sbi_circuits.subspace.between import Comparison
+from sbi_circuits.subspace.conditioning import Bounds, Conditional, Conditioner
+from sbi_circuits.subspace.density import unbounded
+from sbi_circuits.subspace.even import Coverage, coverage, farthest_points
+from sbi_circuits.subspace.geometry import GlobalGeometry, global_geometry
+from sbi_circuits.subspace.local import Bending, LocalGeometry, bending, local_geometry, pooled, ridge
+from sbi_circuits.subspace.paths import Paths, Walks, ensemble_paths, walk
+from sbi_circuits.subspace.perturbations import Effect, FeatureValue
+from sbi_circuits.subspace.proof import (
+    DirectionProof,
+    PointProof,
+    prove_directions,
+    prove_draws,
+    prove_paths,
+    prove_walks,
+)
+from sbi_circuits.subspace.resimulate import Runner, circuit_of, require_match
+
+_LEAST_MEMBERS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of the subspace is looked at.
+
+    Args:
+        members: at which the local geometry is measured and directions are proved.
+        lengths: of moves along directions, prior standard deviations.
+        paths, points: how many paths, and points of each.
+        walks, steps, step: how many walks, their steps and the length of each.
+        conditions: (fixed, bounded) pairs; draws: of each that are simulated.
+        seed: of every choice here.
+    """
+
+    members: int = 16
+    lengths: tuple[float, ...] = (0.25, 0.5, 1.0)
+    paths: int = 6
+    points: int = 9
+    walks: int = 6
+    steps: int = 5
+    step: float = 0.2
+    conditions: tuple[tuple[Mapping[str, float], Bounds], ...] = ()
+    draws: int = 12
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.members < 2 or not self.lengths or min(self.lengths) <= 0 or self.points < 3:
+            raise InferenceError("a plan needs members >= 2, lengths > 0 and points >= 3")
+        if min(self.paths, self.walks, self.steps, self.draws) < 0 or self.step <= 0:
+            raise InferenceError("a plan needs paths, walks, steps and draws >= 0 and a step > 0")
+
+
+@dataclass(frozen=True, eq=False)
+class SubspaceReport:
+    """The subspace of an ensemble.
+
+    Args:
+        ensemble: whose verified members these are.
+        overall: geometry of the members; None where they are too few for it.
+        composites: name -> (K,) value of each member, in the unit the circuit gives it.
+        local: information of the data at some members, on the ridge near them; average: over them.
+        bent: angles between their tangent spaces.
+        covered: how much of the posterior the members cover.
+        directions: feature changes along sloppy, stiff and random directions.
+        paths, paths_proof; walks, walks_proof: None where none were asked for.
+        conditionals: draws under conditions, with the proof of some of them.
+        comparison: with other observations; effects: of perturbations; features: worth measuring.
+    """
+
+    ensemble: Ensemble
+    overall: GlobalGeometry | None
+    composites: Mapping[str, np.ndarray]
+    local: LocalGeometry
+    average: LocalGeometry
+    bent: Bending
+    covered: Coverage
+    directions: DirectionProof
+    paths: Paths | None = None
+    paths_proof: PointProof | None = None
+    walks: Walks | None = None
+    walks_proof: PointProof | None = None
+    conditionals: tuple[tuple[Conditional, PointProof], ...] = ()
+    comparison: Comparison | None = None
+    effects: tuple[Effect, ...] = ()
+    features: tuple[FeatureValue, ...] = field(default=())
+
+    def summary(self) -> str:
+        """Lines for people."""
+        names, average = self.ensemble.prior.names, self.average
+        lines = [f"{int(self.ensemble.verified.sum())} verified configurations of {len(self.ensemble.theta)} simulated"]
+        lines += [self.overall.summary()] if self.overall else []
+        for name, values in self.composites.items():
+            low, middle, high = np.nanquantile(values, [0.05, 0.5, 0.95])
+            lines.append(f"{name}: {middle:.3g} [{low:.3g}, {high:.3g}]")
+        lines += [
+            f"stiffest direction: {loadings(average.stiff[0], names)}; sloppiest: {loadings(average.sloppy[0], names)}",
+            f"{int(average.dimension[0])} of {len(names)} directions are sloppy; tangent spaces of members lie "
+            f"{np.degrees(self.bent.mean):.0f} degrees apart (random ones {np.degrees(self.bent.by_chance):.0f})",
+            self.covered.summary(),
+            self.directions.summary(),
+        ]
+        lines += [self.paths_proof.summary("paths")] if self.paths_proof else []
+        lines += [self.walks_proof.summary("sloppy walks")] if self.walks_proof else []
+        for conditional, proof in self.conditionals:
+            lines.append(f"{conditional.summary(names)}; {proof.summary('simulated')}")
+        lines += [self.comparison.summary()] if self.comparison else []
+        lines += [effect.summary() for effect in self.effects]
+        for value in self.features[:5]:
+            lines.append(f"measuring {value.name}: {value.information:.2f} +- {value.error:.2f} nats")
+        return "\n".join(lines)
+
+
+def loadings(direction: np.ndarray, names: Sequence[str], most: int = 4) -> str:
+    """The parameters with the largest part in a direction (P,)."""
+    order = np.argsort(-np.abs(direction), kind="stable")[:most]
+    return ", ".join(f"{names[p]} {direction[p]:+.2f}" for p in order)
+
+
+def analyse(
+    posterior: Posterior, ensemble: Ensemble, plan: Plan | None = None, runner: Runner | None = None
+) -> SubspaceReport:
+    """Geometry of an ensemble's subspace, with the simulations that prove it.
+
+    Args:
+        posterior: that the ensemble was drawn from.
+        ensemble: with three verified members or more; `grow` it first for hundreds.
+        plan: how much to look at.
+        runner: how to simulate.
+
+    Raises:
+        InferenceError: an ensemble that is not the posterior's, or with too few members.
+    """
+    plan, runner = plan or Plan(), runner or Runner()
+    require_match(posterior, ensemble)
+    circuit = circuit_of(ensemble.provenance, ensemble.prior, runner.circuit)
+    k = int(ensemble.verified.sum())
+    if k < _LEAST_MEMBERS:
+        raise InferenceError(f"a subspace needs {_LEAST_MEMBERS} verified members or more, the ensemble has {k}")
+    conditions = Conditioner(posterior(ensemble.observation), plan.seed)
+    given = [conditions.given(fixed, bounded, n=1000) for fixed, bounded in plan.conditions]
+    density, z = conditions.density, unbounded(ensemble.prior, ensemble.members)
+    chosen = farthest_points(z, min(plan.members, k), first=int(generator(plan.seed, "first").integers(k)))
+    local = local_geometry(density, ridge(density, z[chosen]))
+    average = pooled(local)
+    sloppy = max(1, int(average.dimension[0]))
+    report = SubspaceReport(
+        ensemble=ensemble, overall=global_geometry(ensemble.members, ensemble.prior, plan.seed) if k >= 20 else None,
+        composites=circuit.composite_values(ensemble.members), local=local, average=average,
+        bent=bending(local, min(sloppy, len(posterior.prior) - 1) or 1, seed=plan.seed),
+        covered=coverage(density, ensemble.members, seed=plan.seed),
+        directions=prove_directions(ensemble, chosen, _directions(local, plan.seed), plan.lengths, _own(runner, 0)),
+    )  # fmt: skip
+    if plan.paths:
+        paths = ensemble_paths(density, ensemble, path_ends(ensemble, plan.paths, plan.seed), plan.points)
+        report = replace(report, paths=paths, paths_proof=prove_paths(ensemble, paths, _own(runner, 1)))
+    if plan.walks and plan.steps:
+        walks = walk(density, z[chosen[: plan.walks]], sloppy, steps=plan.steps, step=plan.step)
+        report = replace(report, walks=walks, walks_proof=prove_walks(ensemble, walks, _own(runner, 2)))
+    proved = [(c, prove_draws(ensemble, c.theta[: plan.draws], _own(runner, 3 + i))) for i, c in enumerate(given)]
+    return replace(report, conditionals=tuple(proved))
+
+
+def path_ends(ensemble: Ensemble, n: int, seed: int = 0) -> np.ndarray:
+    """(n, 2) pairs of verified configurations, numbers among all draws: spread over the set, each with a random other.
+
+    Raises:
+        InferenceError: fewer than two verified members.
+    """
+    members = np.flatnonzero(ensemble.verified)
+    if len(members) < 2:
+        raise InferenceError(f"a path needs two verified members, the ensemble has {len(members)}")
+    random, z = generator(seed, "paths"), unbounded(ensemble.prior, ensemble.members)
+    starts = np.resize(farthest_points(z, min(n, len(z)), first=int(random.integers(len(z)))), n)
+    ends = (starts + random.integers(1, len(members), size=n)) % len(members)
+    return np.asarray(np.column_stack([members[starts], members[ends]]))
+
+
+def _directions(local: LocalGeometry, seed: int) -> dict[str, np.ndarray]:
+    random = generator(seed, "random directions").standard_normal(local.z.shape)
+    random /= np.linalg.norm(random, axis=1, keepdims=True)
+    return {"sloppy": local.sloppy, "random": random, "stiff": local.stiff}
+
+
+def _own(runner: Runner, k: int) -> Runner:
+    return replace(runner, seed=stream_key(runner.seed, "report", k) % 2**62)
