@@ -44,8 +44,8 @@ def farthest_points(z: np.ndarray, n: int, first: int = 0, taken: np.ndarray | N
     """Numbers (n,) of points z (K, P), each the farthest from those before it and from points `taken` (T, P).
 
     Examples:
-        >>> farthest_points(np.array([[0.0], [0.1], [0.9], [1.0]]), 3).tolist()
-        [0, 3, 2]
+        >>> farthest_points(np.array([[0.0], [0.2], [0.9], [1.0]]), 3).tolist()
+        [0, 3, 1]
     """
     if taken is not None and len(taken):
         distance = cKDTree(taken).query(z)[0]

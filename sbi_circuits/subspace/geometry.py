@@ -251,7 +251,7 @@ def mutual_information(a: np.ndarray, b: np.ndarray, neighbours: int = 5) -> flo
         >>> random = np.random.default_rng(0)
         >>> x = random.standard_normal(4000)
         >>> y = 0.8 * x + 0.6 * random.standard_normal(4000)
-        >>> round(mutual_information(x, y), 1), round(-0.5 * np.log(1 - 0.8**2), 1)
+        >>> round(mutual_information(x, y), 1), round(float(-0.5 * np.log(1 - 0.8**2)), 1)
         (0.5, 0.5)
     """
     n = len(a)
