@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from sbi_circuits.cli_campaign import app as campaign_app
+from sbi_circuits.cli_table import app as table_app
 from sbi_circuits.errors import SbiCircuitsError
 
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 app.add_typer(campaign_app, name="campaign")
+app.add_typer(table_app, name="table")
 
 Circuit = Annotated[str, typer.Argument(help="Name of a circuit; see `sbi-circuits list`.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write into.")]
@@ -201,6 +203,22 @@ def verify(
     from sbi_circuits import cli_infer
 
     cli_infer.verify_again(ensemble, seed, out, all_draws, workers, engine)
+
+
+@app.command()
+def report(
+    ensemble: Annotated[Path, typer.Argument(help="An ensemble.nc that `infer` wrote.")],
+    recording: Annotated[Path | None, typer.Option(help="The observed recording, to be shown.")] = None,
+    group: Group = None,
+    posterior: Annotated[Path | None, typer.Option(help="Folder of the posterior, for its training.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="A calibration.json that `calibrate` wrote.")] = None,
+    out: Out = Path("report"),
+    engine: EngineName = "auto",
+) -> None:
+    """Write the report of an ensemble: one HTML page that needs no network, figures, and a summary."""
+    from sbi_circuits import cli_infer
+
+    cli_infer.report_on(ensemble, recording, group, posterior, calibration, out, engine)
 
 
 @app.command()

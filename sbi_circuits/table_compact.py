@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -124,24 +123,28 @@ def _sized(parts: list[Part]) -> list[tuple[Part, int, object]]:
 
 
 def _runs(parts: list[tuple[Part, int, object]], limit: int) -> Iterator[list[Part]]:
-    """Parts to merge: neighbours of one version, together within the limit, two or more."""
+    """Parts to merge: of one version, next to one another and together within the limit, or overlapping."""
     run: list[Part] = []
-    total = 0
-    for (part, size, version), following in pairwise([*parts, None]):  # type: ignore[misc]
-        run, total = [*run, part], total + size
-        joins = following is not None and following[0].start == part.stop and following[2] == version
-        if not joins or total + following[1] > limit:  # type: ignore[index]
-            if len(run) > 1:
-                yield run
+    total, reached, written_by = 0, -1, None
+    for part, size, version in parts:
+        overlaps, touches = part.start < reached, part.start == reached and total + size <= limit
+        if run and not (version == written_by and (overlaps or touches)):
+            yield run
             run, total = [], 0
+        run, total = [*run, part], total + size
+        reached, written_by = part.stop, version
+    yield run
 
 
 def _merge(table: Table, run: list[Part]) -> bool:
     """Write the parts as one, and remove them once it is on the disk and reads back the same."""
-    contents = []
+    if len(run) < 2:
+        return False
+    contents, reached = [], 0
     for part in run:
         try:
-            contents.append(read_parquet(part.path))
+            contents.append(read_parquet(part.path).slice(max(reached - part.start, 0)))
+            reached = part.stop
         except Gone:
             return False
         except Damaged as error:

@@ -86,6 +86,16 @@ def test_only_neighbours_are_merged(tmp_path: Path) -> None:
     assert table.missing(32).tolist() == [*range(8, 12), *range(20, 30), 31]
 
 
+def test_parts_that_overlap_are_merged_whatever_their_size(tmp_path: Path) -> None:
+    """As two processes with units of other sizes leave them; each simulation once."""
+    table = filled(tmp_path / "a", (0, 8), (6, 10), (10, 12), (11, 20), (20, 24))
+    rows, digest = table.read(), table.digest
+    assert len([line for line in table.verify() if line.endswith("overlap")]) == 2
+    compact_table(table, 1e-5)
+    assert names(table) == ["0-10", "10-20", "20-24"] and table.verify() == []
+    assert rows_equal(table.read(), rows) and table.digest == digest == filled(tmp_path / "b", (0, 24)).digest
+
+
 def test_versions_of_the_code_are_not_mixed(tmp_path: Path) -> None:
     table, of = filled(tmp_path, (0, 4), (4, 8)), manifest()
     for start in (8, 12):
