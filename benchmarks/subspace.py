@@ -1,0 +1,147 @@
+"""Invariant subspaces where the truth is known, and on a real culture; prints what benchmarks/RESULTS.md holds.
+
+    python -m benchmarks.subspace brunel --folder brunel_subspace
+    python -m benchmarks.subspace culture --folder culture_subspace --posterior demo_output/posterior
+
+Both go on where they stopped. `brunel`: the recovered directions against the mean-field theory of Brunel 2000,
+J Comput Neurosci 8:183, eq. 4-5 and 21-22. `culture`: one day of a culture, grown to 300 verified configurations.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from scipy.integrate import quad
+from scipy.optimize import brentq
+from scipy.special import erfcx
+
+from sbi_circuits import Campaign, FeatureSet, Parameter, Prior, Protocol, Record, TrainingConfig, run_campaign, train
+from sbi_circuits.circuit import get_circuit
+from sbi_circuits.cultures import culture
+from sbi_circuits.ensemble import build_ensemble
+from sbi_circuits.inference import Posterior, TrainingData, load_posterior
+from sbi_circuits.results import load_ensemble, save_ensemble
+from sbi_circuits.subspace import Plan, Runner, analyse, grow, local_geometry, principal_angles, ridge, save_subspace
+
+# Inhibition dominates and the external drive is above threshold: asynchronous states, where the theory holds.
+ASYNCHRONOUS = Prior((
+    Parameter("g", "1", 4.5, 8.0),
+    Parameter("nu_ext", "1", 1.2, 4.0),
+    Parameter("J", "mV", 0.1, 0.3),
+    Parameter("delay", "ms", 1.0, 2.0),
+))  # fmt: skip
+C_E, GAMMA, TAU, THETA, V_R, TAU_RP = 1000, 0.25, 0.02, 20.0, 10.0, 0.002
+RATE = "isi.rate_mean"
+
+
+def mean_field_rate(theta: np.ndarray) -> float:
+    """Stationary rate, Hz, of one configuration (g, nu_ext, J in mV, delay): the lowest self-consistent one.
+
+    1/nu = tau_rp + tau sqrt(pi) int exp(u^2) (1 + erf u) du between (V_r - mu)/sigma and (theta - mu)/sigma.
+    """
+    g, nu_ext, weight, _ = theta
+    external = nu_ext * THETA / (weight * C_E * TAU)
+
+    def gap(nu: float) -> float:
+        mu = C_E * weight * TAU * (external + nu * (1 - g * GAMMA))
+        sigma = weight * np.sqrt(C_E * TAU * (external + nu * (1 + g**2 * GAMMA)))
+        area = quad(lambda u: erfcx(-u), (V_R - mu) / sigma, (THETA - mu) / sigma)[0]
+        return float(1.0 / (TAU_RP + TAU * np.sqrt(np.pi) * area) - nu)
+
+    return float(brentq(gap, 1e-6, 400.0))
+
+
+def stiff_direction(prior: Prior, z: np.ndarray, step: float = 1e-3) -> np.ndarray:
+    """(P,) unit gradient of the theory's log rate in unbounded coordinates: what the rate constrains."""
+    ends = [(prior.constrain(z + step * e), prior.constrain(z - step * e)) for e in np.eye(len(z))]
+    slope = np.array([np.log(mean_field_rate(a)) - np.log(mean_field_rate(b)) for a, b in ends])
+    return np.asarray(slope / np.linalg.norm(slope))
+
+
+def brunel(folder: Path, rows: int, workers: int) -> None:
+    """Directions of a posterior that has seen the mean rate only, against the theory's."""
+    circuit = get_circuit("brunel").with_prior(ASYNCHRONOUS)
+    protocol = Protocol(duration=0.4, warmup=0.1, record=Record(spikes=1000))
+    campaign = Campaign(circuit, rows, FeatureSet.of("isi"), protocol, seed=1, unit=4)
+    table = run_campaign(campaign, folder / "table", workers=workers)
+    data = TrainingData.from_table(table)
+    log_rate = np.log(data.values[:, [data.feature_names.index(RATE)]])
+    theory = np.array([np.log(mean_field_rate(t)) for t in data.theta])
+    away = np.exp(log_rate[:, 0] - theory) - 1
+    print(f"{len(away)} simulations; rate over the theory's: median {np.median(away):+.1%}, "
+          f"90 % within {np.quantile(np.abs(away), 0.9):.1%}")  # fmt: skip
+    states = np.zeros(log_rate.shape, dtype=np.uint8)
+    mixed = np.random.default_rng(0).permutation(len(theory))
+    for name, seen in (("rate", log_rate), ("shuffled rate (control)", log_rate[mixed])):
+        only = TrainingData(data.theta, seen, states, ASYNCHRONOUS, (RATE,))
+        _compare(name, train(only, TrainingConfig(members=5, drop=0.0), progress=False, seed=0), seen)
+
+
+def _compare(name: str, posterior: Posterior, seen: np.ndarray) -> None:
+    angles, plane, dimension, stiffness = [], [], [], []
+    for x in np.quantile(seen, [0.1, 0.3, 0.5, 0.7, 0.9]):
+        density = posterior(np.array([x]))
+        z = np.clip(posterior.prior.unconstrain(density.sample(24, seed=1)), -2.0, 2.0)
+        local = local_geometry(density, ridge(density, z))
+        for k, point in enumerate(local.z):
+            if np.abs(point).max() > 2.0:
+                continue  # the theory is differentiated within the prior, the flow is steep at its edges
+            truth = stiff_direction(posterior.prior, point)
+            angles.append(float(np.degrees(principal_angles(local.directions[k, :1], truth[None])[0])))
+            # In the plane of g and the external rate, the others held: at right angles to the gradient.
+            across = np.linalg.eigh(local.information[k][:2, :2])[1][:, 0]
+            sloppy = np.array([-truth[1], truth[0]]) / np.linalg.norm(truth[:2])
+            plane.append(float(np.degrees(np.arccos(min(1.0, abs(across @ sloppy))))))
+            dimension.append(int(local.dimension[k]))
+            stiffness.append(local.eigenvalues[k, 0])
+    counts = {d: dimension.count(d) for d in sorted(set(dimension))}
+    print(f"{name}: {len(angles)} points; stiff direction {np.median(angles):.1f} degrees from the theory's (90 %: "
+          f"{np.quantile(angles, 0.9):.1f}); sloppy direction in (g, nu_ext) {np.median(plane):.1f} degrees "
+          f"(90 %: {np.quantile(plane, 0.9):.1f}); sloppy dimensions {counts}; information of the stiffest "
+          f"{np.median(stiffness):.1f} times the prior's")  # fmt: skip
+
+
+def culture_day(folder: Path, posterior: Path, day: int, well: str, n: int, workers: int) -> None:
+    """An ensemble of one culture, grown to n verified configurations, and the report on its subspace."""
+    source, path = load_posterior(posterior), folder / "ensemble.nc"
+    began, cpu = time.perf_counter(), time.process_time()
+    if path.exists():
+        ensemble = load_ensemble(path)
+    else:
+        ensemble = build_ensemble(source, culture(day, well), n, max_draws=64, seed=3, workers=workers)
+        save_ensemble(ensemble, path)
+    print(f"{_spent(began, cpu)}: {int(ensemble.verified.sum())} of {len(ensemble.theta)} draws verified", flush=True)
+    step, k = 0.5, len(ensemble.theta)
+    while ensemble.verified.sum() < n:
+        ensemble, rounds = grow(source, ensemble, n, Runner(seed=k, workers=workers), most=48, batch=48, step=step)
+        save_ensemble(ensemble, path)
+        step, k = rounds[-1].step, len(ensemble.theta)
+        print(f"{_spent(began, cpu)}: {int(ensemble.verified.sum())} of {k} verified, step {step:.2f}", flush=True)
+    report = analyse(source, ensemble, Plan(), Runner(workers=workers))
+    save_subspace(report, folder / "subspace.nc")
+    print(f"{_spent(began, cpu)}\n{report.summary()}")
+    print("stiff over sloppy feature change, by length:", report.directions.ratio().round(1).tolist())
+
+
+def _spent(began: float, cpu: float) -> str:
+    return f"{time.perf_counter() - began:.0f} s (processor of this process {time.process_time() - cpu:.0f} s)"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("brunel", "culture"))
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--posterior", type=Path, help="for culture: a posterior of the shipped table")
+    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--day", type=int, default=9)
+    parser.add_argument("--well", default="A3")
+    parser.add_argument("--n", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    if given.what == "brunel":
+        brunel(given.folder, given.rows, given.workers)
+    elif given.posterior is None:
+        parser.error("culture needs --posterior")
+    else:
+        culture_day(given.folder, given.posterior, given.day, given.well, given.n, given.workers)
