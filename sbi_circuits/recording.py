@@ -44,6 +44,12 @@ class Signal:
     unit: str
     t0: float = 0.0
 
+    def window(self, t0: float, t1: float) -> "Signal":
+        """The samples with times in [t0, t1)."""
+        # Rounding of times must not cost a sample: a small shift makes the edges exact.
+        first, end = (max(0, int(np.ceil((t - self.t0) * self.rate - 1e-6))) for t in (t0, t1))
+        return Signal(self.values[..., first:end], self.rate, self.unit, self.t0 + first / self.rate)
+
 
 @dataclass(frozen=True, eq=False)
 class PopulationCounts:
@@ -167,11 +173,13 @@ class Recording:
         return replace(chosen, signals=self.signals, meta=self.meta)
 
     def window(self, t0: float, t1: float) -> "Recording":
-        """The spikes within [t0, t1) as a recording of its own; reductions over time cannot be cut."""
+        """Spikes and signals within [t0, t1) as a recording of its own; reductions over time cannot be cut."""
         if t0 < self.t0 or t1 > self.t1:
             raise RecordingError(f"[{t0:g}, {t1:g}) s is not within [{self.t0:g}, {self.t1:g}) s")
         trains = [s[np.searchsorted(s, t0) : np.searchsorted(s, t1)] for s in map(self.unit, range(self.n_units))]
-        return Recording.from_units(trains, t0, t1, groups=self.groups, unit_kind=self.unit_kind, meta=self.meta)
+        signals = {name: signal.window(t0, t1) for name, signal in self.signals.items()}
+        return Recording.from_units(trains, t0, t1, groups=self.groups, unit_kind=self.unit_kind, signals=signals,
+                                    meta=self.meta)  # fmt: skip
 
     def as_channels(self, n_channels: int, cells_per_channel: int, seed: int = 0) -> "Recording":
         """Sum random groups of cells into channels, as an electrode does.
@@ -192,7 +200,7 @@ class Recording:
                                  f"the recording has {self.n_units}; record more spikes")
         cells = generator(seed, "channels").permutation(self.n_units)[:wanted].reshape(n_channels, -1)
         trains = [np.sort(np.concatenate([self.unit(int(u)) for u in row])) for row in cells]
-        return Recording.from_units(trains, self.t0, self.t1, unit_kind="channel", meta=self.meta)
+        return Recording.from_units(trains, self.t0, self.t1, unit_kind="channel", signals=self.signals, meta=self.meta)
 
     def population_counts(self, bin_width: float = COUNT_BIN) -> np.ndarray:
         """Spikes of all units in bins over the valid interval: (bins,) int64; a last partial bin is left out."""

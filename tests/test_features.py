@@ -384,19 +384,20 @@ def test_names_are_unique_and_units_are_known() -> None:
     assert [unit_scale(u) > 0 for u in features.units] == [True] * features.width
     for name, where in features.family_slices.items():
         assert {n.split(".")[0] for n in features.names[where]} == {name}
-    assert list(features.family_slices) == list(FAMILIES)
+    fields = {"field", "oscillation", "pair"}  # their own tests: test_field_features.py
+    assert list(features.family_slices) == [name for name in FAMILIES if name not in fields]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FeatureSet.of("lfp"), "unknown feature family 'lfp'; valid: bursts, isi, spectrum"),
+        (lambda: FeatureSet.of("lfp"), "unknown feature family 'lfp'; valid: bursts, field, isi, oscillation, pair, spectrum"),
         (lambda: FeatureSet.of(isi={"bin": 1}), "unknown option of isi 'bin'; valid: population"),
         (
             lambda: FeatureSet.of(spectrum={"max": 1}),
             "unknown option of spectrum 'max'; valid: high, low, population, relative, step",
         ),
-        (lambda: FeatureSet.of(), "a feature set needs a family; valid: bursts, isi, spectrum"),
+        (lambda: FeatureSet.of(), "a feature set needs a family; valid: bursts, field, isi, oscillation, pair, spectrum"),
         (lambda: FeatureSet.of("isi", isi={}), "feature family isi is there twice"),
         (lambda: FeatureSet.of("isi", view="wells"), "unknown view 'wells'; valid: cells, channels"),
         (lambda: FeatureSet.of("isi", n_channels=0), "n_channels must be a positive integer, got 0"),

@@ -186,7 +186,7 @@ def test_bad_arguments_get_one_clear_line() -> None:
     engine, dense = TorchEngine(), MICRO_RATES["dense"]
     theta, protocol = dense.default_theta(), Protocol(0.01, record=dense.default_record())
     spiking = get_circuit("brunel")
-    with pytest.raises(TranslationError, match=r"engine torch runs rate circuits; population exc of brunel has a thresh"):
+    with pytest.raises(TranslationError, match=r"engine torch runs rate circuits; population exc of brunel has a"):
         engine.run(spiking, spiking.default_theta(), Protocol(0.01), 0, 0)
     noisy = replace(dense, inputs=(*dense.inputs, PoissonInput("units", "x", "1", "1*Hz", "1")))
     with pytest.raises(TranslationError, match=r"no Poisson inputs, which dense has. Valid engines: brian2, kernel"):

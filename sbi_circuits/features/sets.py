@@ -10,7 +10,10 @@ import numpy as np
 from sbi_circuits.digests import digest
 from sbi_circuits.errors import FeatureError, UnknownNameError
 from sbi_circuits.features.bursts import Bursts
+from sbi_circuits.features.field import Field
+from sbi_circuits.features.field_pairs import FieldPair
 from sbi_circuits.features.isi import Intervals
+from sbi_circuits.features.oscillations import Oscillation
 from sbi_circuits.features.spectrum import Spectrum
 from sbi_circuits.features.states import (
     UNOBSERVED,
@@ -41,7 +44,7 @@ class Family(Protocol):
     def measure(self, recording: Recording) -> FeatureValues: ...
 
 
-FAMILIES: dict[str, type] = {kind.name: kind for kind in (Intervals, Bursts, Spectrum)}
+FAMILIES: dict[str, type] = {kind.name: kind for kind in (Intervals, Bursts, Spectrum, Field, Oscillation, FieldPair)}
 
 
 @dataclass(frozen=True)
