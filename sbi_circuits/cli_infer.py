@@ -18,6 +18,7 @@ from sbi_circuits.plots import save, training_curve
 from sbi_circuits.readers import read_recording
 from sbi_circuits.recording import Recording
 from sbi_circuits.report import write_report
+from sbi_circuits.report_page import Verdict, trust_sentence
 from sbi_circuits.results import load_ensemble, save_ensemble
 from sbi_circuits.table import BaseTable, concat
 
@@ -142,6 +143,19 @@ def _folder(out: Path, posterior: Posterior, seen: Seen, wanted: Wanted) -> Path
         [dict(posterior.provenance), list(posterior.log), values, wanted.n, wanted.max_draws, wanted.seed]
     )
     return out / "resimulations" / key[:12]
+
+
+def report_on(
+    path: Path, recording: Path | None, group: str | None, posterior: Path | None, calibration: Path | None, out: Path,
+    engine: str,
+) -> None:  # fmt: skip
+    """Write the report of an ensemble into a folder."""
+    ensemble = load_ensemble(path)
+    trained = None if posterior is None else load_posterior(posterior)
+    shown = None if recording is None else read_recording(recording, group=group)
+    judged = None if calibration is None else Verdict.load(calibration)
+    written = write_report(ensemble, out, posterior=trained, recording=shown, engine=engine, calibration=judged)
+    print("\n".join([trust_sentence(ensemble, judged), *(f"wrote {line}" for line in written.lines())]))
 
 
 def verify_again(path: Path, seed: int, out: Path | None, all_draws: bool, workers: int, engine: str) -> None:

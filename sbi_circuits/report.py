@@ -1,6 +1,6 @@
-"""What an inference leaves behind: the ensemble as NetCDF, figures, and a summary in plain text."""
+"""What an inference leaves behind: the ensemble as NetCDF, figures, a summary in plain text, and an HTML report."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from sbi_circuits.inference import Posterior
 from sbi_circuits.plots import feature_comparison, marginals, pair, predictive_plot, raster, save, training_curve
 from sbi_circuits.prior import Prior
 from sbi_circuits.recording import Recording
+from sbi_circuits.report_page import Picture, Verdict, page, trust_sentence
 from sbi_circuits.results import save_ensemble
 from sbi_circuits.seeds import stream_key
 from sbi_circuits.simulation import simulate
+from sbi_circuits.table import replace_file
 
 _SHOWN_S = 60.0  # of a raster
 _CELLS = 200
 ROLES = {
+    "report.html": "all of this on one page, for any browser, without a network",
     "ensemble.nc": "the ensemble (ArviZ InferenceData)",
     "summary.txt": "what was found, in words",
     "features.png": "recording against re-simulations, feature by feature",
@@ -56,8 +59,9 @@ def write_report(
     circuit: Circuit | None = None,
     engine: str = "auto",
     notes: Mapping[str, str] | None = None,
+    calibration: Verdict | None = None,
 ) -> Written:
-    """Write `ensemble.nc`, `summary.txt` and figures into a folder.
+    """Write `ensemble.nc`, `summary.txt`, figures and `report.html` into a folder.
 
     Args:
         ensemble: what was found.
@@ -67,26 +71,39 @@ def write_report(
         circuit: to simulate the best member with; looked up by name where None.
         engine: to simulate it with.
         notes: title -> text, put at the head of the summary.
+        calibration: of the posterior, where it was judged.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    members, prior = ensemble.members, ensemble.prior
+    shown = dict(_pictures(ensemble, posterior, recording, circuit, engine))
     paths = [save_ensemble(ensemble, folder / "ensemble.nc")]
-    paths.append(save(feature_comparison(ensemble), folder / "features.png"))
-    predictive = _predictive(ensemble)
-    if predictive is not None:
-        paths.append(save(predictive_plot(predictive), folder / "predictive.png"))
-    paths.append(save(marginals(members, prior), folder / "marginals.png"))
-    paths.append(save(pair(members, prior), folder / "pair.png"))
+    paths += [save(picture.figure, folder / f"{name}.png") for name, picture in shown.items()]
+    replace_file(folder / "summary.txt", summary_text(ensemble, notes, calibration).encode())
+    replace_file(folder / "report.html", page(ensemble, shown.values(), notes, calibration).encode())
+    return Written((*paths, folder / "summary.txt", folder / "report.html"))
+
+
+def _pictures(
+    ensemble: Ensemble, posterior: Posterior | None, recording: Recording | None, circuit: Circuit | None, engine: str
+) -> Iterator[tuple[str, Picture]]:
+    """Name and figure of everything that can be shown."""
+    members, prior = ensemble.members, ensemble.prior
     if recording is not None:
-        paths.append(save(_raster(recording, "recording"), folder / "recording.png"))
+        yield "recording", Picture(_raster(recording, "recording"), "The recording", "At most its first minute.")
     best = simulate_best(ensemble, circuit, engine)
     if best.recording is not None:
-        paths.append(save(_raster(best.recording, _title(ensemble)), folder / "raster.png"))
+        title = _title(ensemble)
+        yield "raster", Picture(_raster(best.recording, title), f"The {title}", "Simulated once more, with a new seed.")
+    caption = "Feature by feature, in the units the rule judges in."
+    yield "features", Picture(feature_comparison(ensemble), "Recording and re-simulations", caption)
+    predictive = _predictive(ensemble)
+    if predictive is not None:
+        caption = "The recording among all draws that were simulated again, verified or not."
+        yield "predictive", Picture(predictive_plot(predictive), "Posterior predictive check", caption)
+    yield "marginals", Picture(marginals(members, prior), "Parameters", "Verified members against the prior.")
+    yield "pair", Picture(pair(members, prior), "Parameters in pairs", "Those that narrowed most.")
     if posterior is not None:
-        paths.append(save(training_curve(posterior), folder / "training.png"))
-    (folder / "summary.txt").write_text(summary_text(ensemble, notes), encoding="utf-8")
-    return Written((*paths, folder / "summary.txt"))
+        yield "training", Picture(training_curve(posterior), "Training", "Loss of the members of the posterior.")
 
 
 def _predictive(ensemble: Ensemble) -> PredictiveCheck | None:
@@ -128,10 +145,13 @@ def _title(ensemble: Ensemble) -> str:
     )
 
 
-def summary_text(ensemble: Ensemble, notes: Mapping[str, str] | None = None) -> str:
+def summary_text(
+    ensemble: Ensemble, notes: Mapping[str, str] | None = None, calibration: Verdict | None = None
+) -> str:
     """The ensemble in words: notes, yield, rule, trust, and the parameters that were constrained most."""
     lines = [f"{title}: {text}" for title, text in (notes or {}).items()]
     lines += [f"circuit: {ensemble.provenance['circuit']}", *ensemble.summary().splitlines(), ""]
+    lines += [trust_sentence(ensemble, calibration)]
     predictive = _predictive(ensemble)
     lines += [predictive.summary()] if predictive is not None else []
     states = ensemble.observation.states

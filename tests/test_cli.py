@@ -205,6 +205,7 @@ def test_infer_from_a_recording_and_verify(posterior: Path, recording: Path, tmp
         "pair.png",
         "recording.png",
         "raster.png",
+        "report.html",
     )
     for name in names:
         assert (out / name).stat().st_size > 0 and f"wrote {out / name}: " in result.stdout
@@ -212,6 +213,9 @@ def test_infer_from_a_recording_and_verify(posterior: Path, recording: Path, tmp
     text = (out / "summary.txt").read_text()
     assert text.startswith("observation: rec.npz\ncircuit: tiny\n") and ensemble.summary() in text
     assert "bursting" in text and len(ensemble.members) >= 4
+
+    shown = call("report", out / "ensemble.nc", "--recording", recording, "--engine", "tiny", "--out", tmp_path / "page")
+    assert shown.stdout.startswith(f"{len(ensemble.members)} of ") and (tmp_path / "page" / "report.html").exists()
 
     again = call(
         "verify", out / "ensemble.nc", "--seed", 5, "--engine", "tiny", "--out", tmp_path / "again.nc"

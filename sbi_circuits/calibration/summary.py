@@ -116,6 +116,7 @@ class Calibration:
         by_parameter = dict(zip(self.parameters, self.coverage.parameters.T.tolist(), strict=True))
         return {
             "rows": self.rows, "draws": self.draws, "passes": self.agrees(), "tests": self.tests(),
+            "direction": self.direction(), "findings": self.lines(),
             "coverage": coverage, "coverage_by_parameter": by_parameter,
             "coverage_by_pattern": {
                 p.text: {"rows": p.coverage.rows, "coverage": p.coverage.overall.tolist()} for p in self.patterns
