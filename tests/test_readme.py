@@ -86,7 +86,7 @@ def test_the_circuit_example_runs_on_both_engines(
 ) -> None:
     """Within thirty lines, and the rate that both print is the one the text gives."""
     monkeypatch.setattr(circuit, "_REGISTERED", dict(circuit._REGISTERED))
-    own, table = blocks("python")[1:3]
+    own, table, queries = blocks("python")[1:4]
     namespace: dict[str, Any] = {"__name__": "readme"}
     exec(own, namespace)
     printed = capsys.readouterr().out.splitlines()
@@ -99,10 +99,18 @@ def test_the_circuit_example_runs_on_both_engines(
     exec(smaller(table), namespace)
     assert len(namespace["table"]) == 60
     assert namespace["posterior"].prior == namespace["small_lif"].prior
+    capsys.readouterr()
+    exec(smaller(queries), namespace)
+    printed = capsys.readouterr().out
+    assert "parts became 1" in printed and "(60, 1)" in printed and "outcome" in printed
+    ok = namespace["table"].counts()["ok"]
+    assert len(namespace["frame"]) == ok and namespace["dataset"].sizes["simulation"] == 60
+    assert list(namespace["bursting"].columns) == ["index", "theta.J", "theta.g", "theta.tau_m", "theta.rate"]
+    assert all(name.startswith("isi.") for name in namespace["intervals"].feature_names)
 
 
 def test_there_is_no_python_that_is_not_tested() -> None:
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
 
 
 def test_every_command_is_in_the_readme_and_every_one_in_it_exists() -> None:
@@ -113,7 +121,10 @@ def test_every_command_is_in_the_readme_and_every_one_in_it_exists() -> None:
 def test_options_of_commands_exist() -> None:
     lines = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
     for _, verb, *arguments in (line for line in lines if line and line[0] == "sbi-circuits"):
-        options = {name for parameter in commands()[verb].params for name in parameter.opts}
+        command = commands()[verb]
+        if hasattr(command, "commands"):  # a group, such as `table`
+            command = command.commands[arguments[0]]
+        options = {name for parameter in command.params for name in parameter.opts}
         assert {a for a in arguments if a.startswith("--")} <= options, verb
 
 
