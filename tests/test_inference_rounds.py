@@ -1,0 +1,83 @@
+"""When to stop simulating: the expected gain of a round against gains that are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sbi_circuits.errors import InferenceError
+from sbi_circuits.inference import TrainingConfig, TrainingData, train
+from sbi_circuits.inference.members import Members
+from sbi_circuits.inference.posterior import Posterior
+from sbi_circuits.inference.rounds import LEAST, Gain, expected_gain, gain_of_round
+from sbi_circuits.prior import Parameter, Prior
+from sbi_circuits.seeds import generator
+
+PRIOR = Prior((Parameter("a", "1", 0.0, 1.0), Parameter("b", "1", 0.0, 1.0)))
+X = np.array([0.5, 0.25])
+
+
+def posterior(rows: int, **options: int) -> Posterior:
+    """x = theta + noise of sd 0.05."""
+    theta = PRIOR.sample(rows, seed=rows)
+    x = theta + 0.05 * generator(rows, "noise").standard_normal(theta.shape)
+    config = TrainingConfig(**{"members": 3, "epochs": 15, "hidden": 16, "width": 8, "drop": 0.0, **options})
+    return train(TrainingData(theta, x, np.zeros(x.shape, dtype=np.uint8), PRIOR, ("x", "y")), config, progress=False)
+
+
+class Apart(Members):
+    """Three members, each normal with sd 1e-3, at z = -1, 0 and 1."""
+
+    def draw(self, member: int, noise: Tensor, inputs: Tensor, row: Tensor | None = None) -> Tensor:
+        return member - 1.0 + 1e-3 * noise
+
+    def log_prob(self, z: Tensor, inputs: Tensor) -> Tensor:
+        away = (z - torch.tensor([-1.0, 0.0, 1.0], dtype=z.dtype)[:, None, None]) / 1e-3
+        return -0.5 * away.square().sum(-1)
+
+
+@pytest.fixture(scope="module")
+def small() -> Posterior:
+    return posterior(60)
+
+
+@pytest.fixture(scope="module")
+def large() -> Posterior:
+    return posterior(2000)
+
+
+def test_members_that_agree_expect_nothing(large: Posterior) -> None:
+    only = replace(large, weights=np.array([1.0, 0.0, 0.0]))
+    assert expected_gain(only, X).nats == pytest.approx(0.0, abs=1e-9)
+
+
+def test_members_that_exclude_one_another_expect_the_entropy_of_their_weights(large: Posterior) -> None:
+    """Where no draw of one is possible under another, knowing which is right is worth -sum w log w nats."""
+    weights = np.array([0.5, 0.25, 0.25])
+    apart = replace(large, weights=weights, flows=Apart(large.flows.spec))
+    gain = expected_gain(apart, X, n=500)
+    assert gain.nats == pytest.approx(-(weights * np.log(weights)).sum(), abs=1e-6)
+
+
+def test_the_expected_gain_falls_with_the_simulations(small: Posterior, large: Posterior) -> None:
+    few, many = expected_gain(small, X), expected_gain(large, X)
+    assert few.nats > 2 * many.nats > 0 and not many.worth()
+
+
+def test_a_round_that_taught_is_told_from_one_that_did_not(small: Posterior, large: Posterior) -> None:
+    assert gain_of_round(small, large, X).worth()
+    assert gain_of_round(large, large, X).nats == pytest.approx(0.0, abs=1e-9)
+
+
+def test_chance_alone_is_not_worth_a_round() -> None:
+    assert Gain(3 * LEAST, 0.5 * LEAST, 2).worth() is False and Gain(3.2 * LEAST, 0.5 * LEAST, 2).worth() is True
+    assert "0.030 a parameter" in str(Gain(0.06, 0.01, 2))
+
+
+def test_bad_questions_are_refused(small: Posterior) -> None:
+    with pytest.raises(InferenceError, match="needs 2 or more and 2 draws, got 3 and 1"):
+        expected_gain(small, X, n=1)
+    with pytest.raises(InferenceError, match="under one prior"):
+        gain_of_round(small, replace(small, prior=Prior((Parameter("c", "1", 0, 2), Parameter("d", "1", 0, 1)))), X)
