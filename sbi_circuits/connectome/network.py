@@ -157,7 +157,7 @@ class TrainableModels(nn.Module):
         >>> models = TrainableModels(network, published_models().take([0, 1]))
         >>> v = models(torch.full((3, 5, 7), 0.5), dt=0.02)
         >>> tuple(v.shape), v[..., 0].requires_grad
-        ((2, 3, 5, 454), True)
+        ((2, 3, 5, 443), True)
     """
 
     def __init__(self, network: RateNetwork, models: Models):

@@ -29,7 +29,7 @@ def flash_response_index(responses: np.ndarray) -> np.ndarray:
 
     Examples:
         >>> off, on = np.zeros(5), np.array([0.0, 1.0, 3.0, 1.0, 0.0])
-        >>> flash_response_index(np.stack([off, on])[None, :, :, None]).tolist()
+        >>> flash_response_index(np.stack([off, on])[None, :, :, None]).round(6).tolist()
         [[1.0]]
     """
     # The published read-out adds |minimum|, which lifts a cell that never goes below zero, too.
@@ -52,7 +52,7 @@ class EdgeTuning:
     Examples:
         >>> peaks = np.zeros((1, 1, 1, 2, 4)); peaks[0, 0, 0, 1] = [1, 0, 0, 0]
         >>> tuning = EdgeTuning(peaks, (10.0,), (0.0, 1.0), (0, 90, 180, 270))
-        >>> tuning.selectivity().tolist(), tuning.preferred()[..., 1].tolist()
+        >>> tuning.selectivity().round(6).tolist(), tuning.preferred()[..., 1].tolist()
         ([[[0.0, 1.0]]], [[0.0]])
     """
 

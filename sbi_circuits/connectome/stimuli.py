@@ -45,15 +45,19 @@ class Stimuli:
         return len(self.movie)
 
 
+def hexagon_points() -> tuple[np.ndarray, np.ndarray]:
+    """x and y (K,), columns, of points that fill a hexagon one column high evenly; corners to the left and right."""
+    side = (np.arange(_SAMPLES) + 0.5) / _SAMPLES - 0.5
+    x, y = (grid.ravel() for grid in np.meshgrid(1.2 * side, side))
+    inside = abs(x) * np.sqrt(3) / 2 + abs(y) / 2 <= 0.5
+    return x[inside], y[inside]
+
+
 @lru_cache(maxsize=8)
 def _points(lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
     """x and y (C, K), degrees, of points that fill the hexagon of each column evenly."""
-    side = (np.arange(_SAMPLES) + 0.5) / _SAMPLES - 0.5
-    x, y = (grid.ravel() for grid in np.meshgrid(1.2 * side, side))
-    # A hexagon with flat top and bottom whose height is one column; corners to the left and right.
-    inside = abs(x) * np.sqrt(3) / 2 + abs(y) / 2 <= 0.5
-    centre = lattice.positions * DEGREES
-    return tuple(centre[:, k, None] + DEGREES * grid[inside] for k, grid in enumerate((x, y)))
+    x, y = (lattice.positions[:, k, None] + offset for k, offset in enumerate(hexagon_points()))
+    return DEGREES * x, DEGREES * y
 
 
 def _along(lattice: Lattice, angle: float) -> np.ndarray:
