@@ -125,6 +125,9 @@ def simulate(
         Path | None, typer.Option(help="TOML file with another prior over the parameters.")
     ] = None,
     keep_recordings: Annotated[bool, typer.Option("--keep-recordings", help="Keep every recording.")] = False,
+    keep_every: Annotated[
+        int, typer.Option("--keep-every", min=0, help="Keep the recording of every so many-th simulation only.")
+    ] = 0,
     spikes: Annotated[int, typer.Option(help="Cells whose spikes are recorded; -1 for all.")] = 100,
     unit: Annotated[int, typer.Option(min=1, help="Simulations per unit of work.")] = 16,
     time_limit: Annotated[float | None, typer.Option(help="Seconds that a unit may take.")] = None,
@@ -140,7 +143,7 @@ def simulate(
         cli_simulate.simulate_default(circuit, out, duration, warmup, seed, engine, spikes)
     else:
         cli_simulate.simulate(circuit, out, n, duration, seed, warmup, workers, engine, features, view, prior,
-                              keep_recordings, spikes, unit, time_limit, plan)  # fmt: skip
+                              keep_every or int(keep_recordings), spikes, unit, time_limit, plan)  # fmt: skip
 
 
 @app.command()

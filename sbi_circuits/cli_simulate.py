@@ -16,7 +16,7 @@ from sbi_circuits.simulation import simulate as run_simulations
 
 def simulate(
     name: str, out: Path, n: int, duration: float, seed: int, warmup: float, workers: int, engine: str,
-    features: str, view: str, prior: Path | None, keep_recordings: bool, spikes: int, unit: int,
+    features: str, view: str, prior: Path | None, keep_recordings: int, spikes: int, unit: int,
     time_limit: float | None, plan: bool,
 ) -> None:  # fmt: skip
     """Run or resume a campaign, or plan it, and say what the table holds."""

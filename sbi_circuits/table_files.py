@@ -151,13 +151,19 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def write_parquet(path: Path, content: pa.Table, metadata: Mapping[bytes, bytes], level: int = 3) -> None:
+    """Write a file, at once or not at all; raises `TableError` where it cannot be written."""
+    try:
+        replace_file(path, to_parquet(content, metadata, level))
+    except OSError as error:
+        raise TableError(f"cannot write {path}: {error.strerror}") from error
+
+
+def to_parquet(content: pa.Table, metadata: Mapping[bytes, bytes], level: int = 3) -> pa.Buffer:
+    """Bytes of a file with checksums."""
     sink = pa.BufferOutputStream()
     stamped = content.replace_schema_metadata(dict(metadata))
     pq.write_table(stamped, sink, compression="zstd", compression_level=level, write_page_checksum=True)
-    try:
-        replace_file(path, sink.getvalue())
-    except OSError as error:
-        raise TableError(f"cannot write {path}: {error.strerror}") from error
+    return sink.getvalue()
 
 
 def replace_file(path: Path, content: Any) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sbi_circuits.errors import RecordingError, TableError
+from sbi_circuits.errors import RecordingError
 from sbi_circuits.readers import read_recording
 from sbi_circuits.recording import IntervalMoments, PopulationCounts, Recording, Signal
-from sbi_circuits.table_files import Damaged, Gone, read_parquet, write_parquet
+from sbi_circuits.table_files import Damaged, Gone, read_parquet, replace_file, to_parquet
 
 FOLDER = "recordings"  # beside the manifest of a table
 SCHEMA_VERSION = 1
@@ -50,7 +50,7 @@ def write_recordings(folder: str | Path, recordings: Mapping[int, Recording]) ->
 
     Raises:
         RecordingError: `meta` that is not plain JSON.
-        TableError: a folder or file that cannot be written.
+        OSError: a folder or file that cannot be written.
 
     Examples:
         >>> import tempfile
@@ -63,12 +63,9 @@ def write_recordings(folder: str | Path, recordings: Mapping[int, Recording]) ->
         return None
     rows = [_to_row(index, recordings[index]) for index in sorted(recordings)]
     path = Path(folder) / f"rec-{rows[0]['index']:010d}-{rows[-1]['index'] + 1:010d}.parquet"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TableError(f"cannot make {path.parent}: {error.strerror}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
     stamp = {_KEY: json.dumps({"schema_version": SCHEMA_VERSION}).encode()}
-    write_parquet(path, pa.Table.from_pylist(rows, schema=SCHEMA), stamp)
+    replace_file(path, to_parquet(pa.Table.from_pylist(rows, schema=SCHEMA), stamp))
     return path
 
 
@@ -89,8 +86,10 @@ class Recordings(Mapping[int, Recording]):
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             if match := _ARCHIVE.fullmatch(path.name):
                 found[int(match[1])] = path
-            elif _FILE.fullmatch(path.name):
-                found |= dict.fromkeys(_read(path, ["index"])["index"].to_pylist(), path)
+            elif match := _FILE.fullmatch(path.name):
+                start, stop = int(match[1]), int(match[2])
+                one = stop == start + 1  # then the name says which
+                found |= dict.fromkeys([start] if one else _read(path, ["index"])["index"].to_pylist(), path)
         return found
 
     def __getitem__(self, index: int) -> Recording:

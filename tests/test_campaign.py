@@ -24,6 +24,7 @@ from sbi_circuits.features import DEFINED, UNDEFINED, FeatureSet
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.recording import Recording
 from sbi_circuits.table import Rows, Table, rows_equal
+from sbi_circuits.table_recordings import Recordings
 
 N = 40
 HELPER = [sys.executable, str(Path(fakes.__file__))]
@@ -209,10 +210,26 @@ def test_kept_recordings_can_be_measured_again(tmp_path: Path, expected: Rows) -
     assert len(list((tmp_path / "kept" / "recordings").iterdir())) == (kept.outcome == "ok").sum()
 
 
+def test_recordings_of_chosen_simulations_are_kept(tmp_path: Path, expected: Rows) -> None:
+    """Every fifth that ended ok, as it was measured; the table does not change."""
+    rows = fill(tmp_path, fakes.campaign(N, keep_recordings=5))
+    kept = Recordings(tmp_path / "recordings")
+    assert rows_equal(rows, expected)
+    assert list(kept) == [i for i in range(0, N, 5) if rows.outcome[i] == "ok"] and len(kept) > 3
+    features = FeatureSet.of("isi")
+    for index, recording in kept.items():
+        measured = features.measure(recording, seed=unit_module.measuring_seed(fakes.campaign(N).seed, index))
+        assert np.array_equal(measured.values.astype(np.float32), rows.values[index].astype(np.float32))
+    with pytest.raises(TableError, match="recordings are not in .*the first of simulation 1;"):
+        remeasure(tmp_path, features, tmp_path / "again", progress=False)
+    with pytest.raises(TableError, match="keep_recordings of a campaign must be 0 or above, got -1"):
+        fakes.campaign(N, keep_recordings=-1)
+
+
 def test_measuring_again_names_lost_recordings(tmp_path: Path) -> None:
     fill(tmp_path / "kept", fakes.campaign(5, keep_recordings=True))
     next((tmp_path / "kept" / "recordings").iterdir()).unlink()
-    with pytest.raises(TableError, match="1 recordings are not in .*rec-0000"):
+    with pytest.raises(TableError, match="1 recordings are not in .*the first of simulation [0-4];"):
         remeasure(tmp_path / "kept", FeatureSet.of("isi"), tmp_path / "again", progress=False)
 
 
@@ -226,10 +243,10 @@ def test_a_failing_measurement_is_a_row(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, recording: Recording) -> None:
+    def full(folder: Path, recordings: dict[int, Recording]) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(unit_module, "write_recording", full)
+    monkeypatch.setattr(unit_module, "write_recordings", full)
     with pytest.raises(TableError, match="cannot write into .*: No space left on device"):
         fill(tmp_path, fakes.campaign(5, keep_recordings=True))
 

@@ -109,7 +109,8 @@ class Campaign:
         unit: simulations per unit of work: what is lost at most when a worker is killed.
         prior: another prior over the circuit's parameters.
         proposal: configurations to use in place of draws from the prior.
-        keep_recordings: whether to keep each recording beside the table, so that it can be measured again.
+        keep_recordings: keep the recording of every so many-th simulation that ended ok beside the table (see
+            `table_recordings.Recordings`); True or 1 keeps each, so that all can be measured again. None where 0.
 
     Raises:
         TableError: numbers that cannot be; a proposal with fewer than n configurations.
@@ -126,13 +127,15 @@ class Campaign:
     unit: int = 16
     prior: Prior | None = None
     proposal: TableProposal | None = None
-    keep_recordings: bool = field(default=False, kw_only=True)
+    keep_recordings: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         for name, low, high in (("n", 1, 10**10 - 1), ("unit", 1, 10**10 - 1), ("seed", 0, _LARGEST_SEED)):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise TableError(f"{name} of a campaign must be from {low} to {high}, got {value}")
+        if self.keep_recordings < 0:
+            raise TableError(f"keep_recordings of a campaign must be 0 or above, got {self.keep_recordings}")
         name = default_engine() if self.engine == "auto" else self.engine
         if name not in ENGINES:
             raise UnknownNameError("engine", name, ["auto", *ENGINES])

@@ -17,10 +17,11 @@ from sbi_circuits.campaign.folder import CLAIMS, JOURNAL, PLAN_FILE, RECORDINGS,
 from sbi_circuits.campaign.journal import Journal
 from sbi_circuits.campaign.plan import PROPOSAL_FILE, Campaign, units
 from sbi_circuits.campaign.progress import Progress, tally
-from sbi_circuits.campaign.unit import Fault, Job, Task, recording_file, remeasure_unit
+from sbi_circuits.campaign.unit import Fault, Job, Task, remeasure_unit
 from sbi_circuits.errors import TableError
 from sbi_circuits.features import FeatureSet
 from sbi_circuits.table import Rows, Table
+from sbi_circuits.table_recordings import Recordings
 
 _REMEASURED = 64  # recordings per unit of work when features are measured again
 
@@ -221,11 +222,10 @@ def remeasure(
     old = Table.open(source)
     rows = old.read(("theta", "outcome", "reason", "wall_s", "proposal", "weight"))
     kept = old.path / RECORDINGS
-    files = [recording_file(kept, i) for i in rows.index[rows.outcome == "ok"]]
-    lost = [file.name for file in files if not file.exists()]
+    lost = Recordings(kept).missing(rows.index[rows.outcome == "ok"])
     if lost:
         how = "run the campaign with keep_recordings in a new folder"
-        raise TableError(f"{len(lost)} recordings are not in {kept}, the first {lost[0]}; {how}")
+        raise TableError(f"{len(lost)} recordings are not in {kept}, the first of simulation {lost[0]}; {how}")
     run = make_executor(executor, workers, None)
     table = Table.create(path, old.manifest.measured_with(feature_set))
     missing = np.setdiff1d(rows.index, table.done())

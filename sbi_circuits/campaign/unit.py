@@ -16,10 +16,10 @@ from sbi_circuits.circuit import Circuit
 from sbi_circuits.engines import ENGINES, Engine, Protocol, Simulation
 from sbi_circuits.engines.base import failure
 from sbi_circuits.features import UNDEFINED, FeatureSet, FeatureValues
-from sbi_circuits.readers import read_recording, write_recording
 from sbi_circuits.recording import Outcome
 from sbi_circuits.seeds import stream_key
 from sbi_circuits.table import Rows
+from sbi_circuits.table_recordings import Recordings, write_recordings
 
 # Errors that say something about the machine and nothing about the circuit: no outcome of a simulation.
 _OF_THE_MACHINE = ("MemoryError", "_ArrayMemoryError", "OSError", "CudaAPIError", "LinkerError", "BlockingIOError",
@@ -46,6 +46,7 @@ class Job:
         recordings: folder to keep recordings in, or None.
         code: identity of the code that must run it.
         workers_per_gpu: how many share a GPU, and its memory: each has an engine that runs as much less at once.
+        keep_every: recordings of every so many-th simulation are kept.
     """
 
     circuit: Circuit
@@ -57,13 +58,15 @@ class Job:
     recordings: Path | None
     code: str
     workers_per_gpu: int = 1
+    keep_every: int = 1
 
     @classmethod
     def of(cls, campaign: Campaign, recordings: Path | None, workers_per_gpu: int = 1) -> "Job":
         """The job of a campaign; its engine is not made here, where there may be no GPU."""
         module, name = ENGINES[campaign.engine]
         return cls(campaign.circuit, campaign.protocol, campaign.feature_set, getattr(import_module(module), name),
-                   campaign.seed, campaign.manifest.proposal, recordings, code_identity(), workers_per_gpu)  # fmt: skip
+                   campaign.seed, campaign.manifest.proposal, recordings, code_identity(), workers_per_gpu,
+                   max(1, int(campaign.keep_recordings)))  # fmt: skip
 
     def make_engine(self) -> Engine:
         """The engine in this process, made once; see `workers_per_gpu`."""
@@ -159,13 +162,12 @@ def measure_unit(job: Job, start: int, theta: np.ndarray, weight: np.ndarray, si
 
 def remeasure_unit(feature_set: FeatureSet, kept: Path, rows: Rows) -> Rows:
     """Rows of the same simulations, measured again from their kept recordings."""
-    found = []
+    found, recordings = [], Recordings(kept)
     for k, index in enumerate(map(int, rows.index)):
         outcome, measured = Outcome(str(rows.outcome[k]), str(rows.reason[k])), _undefined(feature_set)
         if outcome.ok:
             try:
-                recording = read_recording(recording_file(kept, index))
-                measured = feature_set.measure(recording, seed=measuring_seed(int(rows.seed[k]), index))
+                measured = feature_set.measure(recordings[index], seed=measuring_seed(int(rows.seed[k]), index))
             except Exception as error:
                 outcome = failure(error)
         found.append((outcome, measured, float(rows.wall_s[k])))
@@ -183,19 +185,14 @@ def _measured(job: Job, simulation: Simulation) -> tuple[Outcome, FeatureValues,
         except Exception as error:
             outcome = failure(error)
         else:
-            if job.recordings is not None:
-                write_recording(recording_file(job.recordings, index), simulation.recording)
+            if job.recordings is not None and index % job.keep_every == 0:
+                write_recordings(job.recordings, {index: simulation.recording})
     return outcome, measured, simulation.wall_s + perf_counter() - began
 
 
 def measuring_seed(seed: int, index: int) -> int:
     """Seed of the measurement of one simulation (cells are assigned to channels at random)."""
     return stream_key(seed, index, "measure") >> 65
-
-
-def recording_file(folder: Path, index: int) -> Path:
-    """Where the recording of a simulation is kept."""
-    return folder / f"rec-{index:010d}.npz"
 
 
 def _undefined(feature_set: FeatureSet) -> FeatureValues:
