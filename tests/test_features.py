@@ -18,6 +18,9 @@ from sbi_circuits.units import unit_scale
 BAND = {"low": 1.0, "high": 100.0, "step": 1.0}
 
 
+VALID = "bursts, field, isi, oscillation, pair, spectrum"
+
+
 def everything(view: str = "cells", relative: bool = False, **options: int) -> FeatureSet:
     return FeatureSet.of("isi", "bursts", spectrum={**BAND, "relative": relative}, view=view, **options)
 
@@ -391,13 +394,13 @@ def test_names_are_unique_and_units_are_known() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FeatureSet.of("lfp"), "unknown feature family 'lfp'; valid: bursts, field, isi, oscillation, pair, spectrum"),
+        (lambda: FeatureSet.of("lfp"), f"unknown feature family 'lfp'; valid: {VALID}"),
         (lambda: FeatureSet.of(isi={"bin": 1}), "unknown option of isi 'bin'; valid: population"),
         (
             lambda: FeatureSet.of(spectrum={"max": 1}),
             "unknown option of spectrum 'max'; valid: high, low, population, relative, step",
         ),
-        (lambda: FeatureSet.of(), "a feature set needs a family; valid: bursts, field, isi, oscillation, pair, spectrum"),
+        (lambda: FeatureSet.of(), "a feature set needs a family; valid: " + VALID),
         (lambda: FeatureSet.of("isi", isi={}), "feature family isi is there twice"),
         (lambda: FeatureSet.of("isi", view="wells"), "unknown view 'wells'; valid: cells, channels"),
         (lambda: FeatureSet.of("isi", n_channels=0), "n_channels must be a positive integer, got 0"),

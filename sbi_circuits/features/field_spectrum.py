@@ -2,7 +2,8 @@
 
 The aperiodic part is a line in log-log coordinates, log10 P = offset - exponent log10 f (Donoghue et al. 2020, Nat
 Neurosci 23:1655). `fit_spectrum` is a fast fit for campaigns that takes the same steps as theirs: a robust line, peaks
-as Gaussians above it, one after the other by a few Gauss-Newton steps, and the line again on what remains. `specparam_fit` is their program, behind the extra `spectra`.
+as Gaussians above it, one after the other by a few Gauss-Newton steps, and the line again on what remains.
+`specparam_fit` is their program, behind the extra `spectra`.
 """
 
 from dataclasses import dataclass
