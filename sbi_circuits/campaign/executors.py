@@ -5,9 +5,11 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import cache
 from itertools import islice
-from queue import LifoQueue
+from multiprocessing.util import Finalize
+from queue import Empty, LifoQueue
 from typing import Any
 
 import joblib
@@ -132,6 +134,11 @@ class Dask(Executor):
             except self._backend.LOST as error:
                 raise WorkersLost(" ".join(str(error).split())[:300]) from error
 
+    def close(self) -> None:
+        """End the processes that units ran in; the cluster stays."""
+        with suppress(OSError, TimeoutError):
+            self.client.run(_stop_guards, on_error="ignore")
+
     def discard(self, fault: Fault) -> None:
         """Retire the worker that a fault names."""
         if fault.worker:
@@ -157,10 +164,25 @@ def _parallel(run: Callable[..., Result], first: Any, tasks: Iterable[Task], wor
 _GUARDS: LifoQueue[Guard] = LifoQueue()  # of a process of Dask's, between tasks
 
 
+def _stop_guards() -> None:
+    while not _GUARDS.empty():
+        _GUARDS.get_nowait().stop()
+
+
+@cache
+def _stop_guards_at_exit() -> None:
+    """Before multiprocessing waits for its children, which would wait for more work."""
+    Finalize(None, _stop_guards, exitpriority=100)
+
+
 def _on_dask(limit: float | None, task: Task, function: Function) -> Result:
     from sbi_circuits.campaign.dask_backend import address
 
-    guard = Guard() if _GUARDS.empty() else _GUARDS.get_nowait()
+    _stop_guards_at_exit()
+    try:
+        guard = _GUARDS.get_nowait()
+    except Empty:
+        guard = Guard()
     guard.limit = limit
     try:
         result = guard.attempt(function, task)

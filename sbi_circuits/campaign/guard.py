@@ -69,7 +69,7 @@ class Guard:
         """Run a task in the process; its death and the time limit are faults."""
         began = perf_counter()
         try:
-            pool = self._started()
+            pool = self._started(function, task)
             result = pool.submit(attempt, function, task).result(self.limit)
         except NotInTime:
             self.stop()
@@ -84,13 +84,14 @@ class Guard:
     def _fault(self, task: Task, kind: str, reason: str) -> Result:
         return Result(task.start, task.stop, fault=Fault(kind, reason, host_name()), place=host_name())
 
-    def _started(self) -> Any:
+    def _started(self, function: Callable[..., Rows], task: Task) -> Any:
         if self._pool is None:
             own = multiprocessing.current_process()
             if own.daemon:
                 own.daemon = False  # as Dask's workers are: they could have no child
             self._pool = ProcessPoolExecutor(1, env=ONE_THREAD, initializer=follow, initargs=(os.getpid(),))
-            self._pool.submit(os.getpid).result()
+            # Brings what a task needs into the process, so that no time limit counts it.
+            self._pool.submit(_nothing, function, task.arguments[:1]).result()
         return self._pool
 
     def stop(self) -> None:
@@ -99,6 +100,10 @@ class Guard:
         if pool is not None:
             with suppress(OSError):
                 pool.shutdown(wait=True, kill_workers=True)
+
+
+def _nothing(*_: object) -> None:
+    return None
 
 
 def _how_it_ended(error: BaseException) -> str:

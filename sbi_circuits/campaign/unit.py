@@ -1,6 +1,9 @@
 """Units of work: what a worker is told, what it does, and the rows or the fault that comes back."""
 
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -22,7 +25,7 @@ from sbi_circuits.table import Rows
 from sbi_circuits.table_recordings import Recordings, write_recordings
 
 # Errors that say something about the machine and nothing about the circuit: no outcome of a simulation.
-_OF_THE_MACHINE = ("MemoryError", "_ArrayMemoryError", "OSError", "CudaAPIError", "LinkerError", "BlockingIOError",
+_OF_THE_MACHINE = ("MemoryError", "_ArrayMemoryError", "OSError", "CudaAPIError", "LinkerError", "BlockingIOError", "SystemError",
                    "BrokenProcessPool", "TerminatedWorkerError")  # fmt: skip
 
 
@@ -146,8 +149,42 @@ def simulate_unit(job: Job, start: int, theta: np.ndarray, weight: np.ndarray) -
     if here != job.code:
         raise WrongCode(f"{host_name()} has code {here}, the campaign {job.code}")
     indices = range(start, start + len(theta))
-    simulations = job.make_engine().run_batch(job.circuit, theta, job.protocol, job.seed, indices)
-    return measure_unit(job, start, theta, weight, simulations)
+    with deferred_interrupts() as check:
+        simulations = job.make_engine().run_batch(job.circuit, theta, job.protocol, job.seed, indices)
+        return measure_unit(job, start, theta, weight, _checked(simulations, check))
+
+
+def _checked(simulations: Iterable[Simulation], check: Callable[[], None]) -> Iterator[Simulation]:
+    for simulation in simulations:
+        check()
+        yield simulation
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and the signal to end wait for the end of a simulation: what it gives raises `KeyboardInterrupt` then.
+
+    In the middle of compiled code they would end as an error of the simulation, and as its outcome.
+    """
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    own = [number for number, handler in before.items() if callable(handler)]
+
+    def check() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    for number in own:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield check
+    finally:
+        for number in own:
+            signal.signal(number, before[number])
+    check()
 
 
 def measure_unit(job: Job, start: int, theta: np.ndarray, weight: np.ndarray, simulations: Iterable[Simulation]
