@@ -3,7 +3,7 @@ STAMP := .venv/.installed
 PYTEST := MPLBACKEND=Agg $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint types slow gpu nest bench-engines bench-inference bench-gpu tutorials wheel clean help
+.PHONY: demo test test-cluster lint types slow gpu nest bench-engines bench-inference bench-gpu bench-campaign tutorials wheel clean help
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || "$$(python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)" -m venv .venv
@@ -47,6 +47,12 @@ bench-gpu:  ## measure the engine kernel[cuda] (needs a GPU, torch, numba, numba
 
 bench-inference: .venv/.bench-inference  ## posteriors of this project and of sbi on the tasks of sbibm (ARGS="--budgets 1000")
 	$(PY) -W ignore -m benchmarks.inference $(ARGS)
+
+test-cluster: $(STAMP)  ## campaigns on a Slurm of one node, started and ended by the tests (apt-get install slurm-wlm munge)
+	$(PYTEST) -m cluster tests/cluster
+
+bench-campaign: $(STAMP)  ## what a campaign costs beside its simulations; resuming 10^6 of them (ARGS="--write")
+	$(PY) -m benchmarks.campaign $(ARGS)
 
 nest: .venv/.bench  ## the comparison with NEST, about twenty minutes
 	$(PYTEST) -m "nest or slow" tests/test_nest.py

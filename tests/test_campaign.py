@@ -57,7 +57,7 @@ def test_a_killed_worker_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise AssertionError
 
     monkeypatch.setattr(coordinator_module, "simulate_unit", killed)
-    with pytest.raises(TableError, match="5 simulations were given up after 1 attempts .*SIGKILL.*0/5 simulations are in"):
+    with pytest.raises(TableError, match="5 simulations were given up after 1 attempts .*SIGKILL.*0/5 simulations are"):
         fill(tmp_path, fakes.campaign(5), executor="loky", workers=2, attempts=1)
 
 

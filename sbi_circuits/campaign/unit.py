@@ -25,8 +25,10 @@ from sbi_circuits.table import Rows
 from sbi_circuits.table_recordings import Recordings, write_recordings
 
 # Errors that say something about the machine and nothing about the circuit: no outcome of a simulation.
-_OF_THE_MACHINE = ("MemoryError", "_ArrayMemoryError", "OSError", "CudaAPIError", "LinkerError", "BlockingIOError", "SystemError",
-                   "BrokenProcessPool", "TerminatedWorkerError")  # fmt: skip
+_OF_THE_MACHINE = (
+    "MemoryError", "_ArrayMemoryError", "OSError", "BlockingIOError", "SystemError", "CudaAPIError", "LinkerError",
+    "BrokenProcessPool", "TerminatedWorkerError",
+)  # fmt: skip
 
 
 class WrongCode(Exception):
