@@ -9,6 +9,7 @@ import numpy as np
 from sbi_circuits.cli_features import feature_set
 from sbi_circuits.ensemble import Ensemble, protocol_of
 from sbi_circuits.errors import InferenceError
+from sbi_circuits.features import UNOBSERVED
 from sbi_circuits.inference import Posterior, load_posterior
 from sbi_circuits.plots import pair, save
 from sbi_circuits.plots.subspace import (
@@ -115,7 +116,8 @@ def _extended(
             require_match(source, other)
         seen = {path.parent.name or path.stem: report.ensemble.observation}
         seen |= {name: other.observation for name, other in others.items()}
-        repeats, stiff = members_of(report.ensemble), min(_STIFF, len(source.prior))
+        measured = report.ensemble.observation.states != UNOBSERVED
+        repeats, stiff = members_of(report.ensemble).only(measured), min(_STIFF, len(source.prior))
         report = replace(report, comparison=compare_subspaces(source, seen, repeats, stiff=stiff, seed=seed))
     if perturbations:
         report = replace(report, effects=predict(report.ensemble, perturbations, runner, seed=seed))

@@ -124,9 +124,10 @@ def grow(
 ) -> tuple[Ensemble, tuple[Growth, ...]]:
     """Verify configurations around verified ones until there are n.
 
-    Candidates are members moved along differences of other members, so that steps follow the set; those that the
-    posterior finds too unlikely are dropped, and of the rest the farthest from all members are simulated. The length
-    of the steps follows the share that is verified.
+    Candidates are members moved along differences of other members, so that steps follow the set, or of posterior
+    draws, so that few members do not confine them; those that the posterior finds too unlikely are dropped, and of
+    the rest the farthest from all members are simulated, beside some at random. The length of the steps follows the
+    share that is verified.
 
     Args:
         posterior: of the ensemble's observation.
@@ -166,17 +167,19 @@ def _proposals(density: Density, ensemble: Ensemble, n: int, step: float, key: i
     """n candidates (n, P), unbounded coordinates, between and around the members."""
     random, z = generator(key, "proposals"), unbounded(ensemble.prior, ensemble.members)
     many = _CANDIDATES * n
+    drawn = np.clip(ensemble.prior.unconstrain(density.sample(2 * many, key % 2**62)), -LIMIT, LIMIT)
     # Members that stand alone are left more often: their surroundings are known least.
     alone = cKDTree(z).query(z, k=min(4, len(z)))[0][:, -1]
     parent = random.choice(len(z), size=many, p=alone / alone.sum())
     a, b = random.integers(len(z), size=(2, many))
-    spread = np.maximum(z.std(0), 0.05)
-    jitter = 0.1 * step * spread * random.standard_normal((many, z.shape[1]))
-    candidates = np.clip(z[parent] + step * random.random((many, 1)) * (z[a] - z[b]) + jitter, -LIMIT, LIMIT)
+    by_members = random.random((many, 1)) < 0.5
+    move = np.where(by_members, z[a] - z[b], drawn[:many] - drawn[many:])
+    candidates = np.clip(z[parent] + step * random.random((many, 1)) * move, -LIMIT, LIMIT)
+    candidates = candidates[a != b]
     lowest = np.quantile(log_density(density, z), _LOWEST)
     likely = candidates[log_density(density, candidates) >= lowest]
     kept = likely if len(likely) >= n else candidates
-    # Half of them where members are few, half anywhere: the farthest alone would all lie on the rim.
+    # The farthest alone would all lie on the rim.
     far = farthest_points(kept, n // 2, taken=z)
     rest = np.setdiff1d(np.arange(len(kept)), far)
     return np.concatenate([kept[far], kept[random.permutation(rest)[: n - len(far)]]])

@@ -15,7 +15,7 @@ from sbi_circuits.campaign import Campaign, TableProposal, run_campaign
 from sbi_circuits.circuit import Circuit, get_circuit
 from sbi_circuits.ensemble import Ensemble, protocol_of
 from sbi_circuits.errors import InferenceError
-from sbi_circuits.features import DEFINED, FeatureSet
+from sbi_circuits.features import DEFINED, UNOBSERVED, FeatureSet
 from sbi_circuits.inference import Posterior
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.prior import Prior
@@ -65,6 +65,11 @@ class Resimulated:
 
     def __getitem__(self, rows: Any) -> "Resimulated":
         return Resimulated(self.theta[rows], self.values[rows], self.states[rows], self.outcomes[rows])
+
+    def only(self, measured: np.ndarray) -> "Resimulated":
+        """As an experiment sees them that measures some of the features (F,) only."""
+        states = np.where(measured, self.states, UNOBSERVED).astype(np.uint8)
+        return Resimulated(self.theta, np.where(measured, self.values, 0.0), states, self.outcomes)
 
     @property
     def ok(self) -> np.ndarray:
