@@ -92,7 +92,7 @@ def row_chunks(rows: int, width: int) -> Iterator[slice]:
     """Slices of the rows of a matrix (rows, width) of some million entries each.
 
     Examples:
-        >>> [(part.start, part.stop) for part in row_chunks(5000, 2**21)][:2]
+        >>> [(part.start, part.stop) for part in row_chunks(5000, 2**19)][:2]
         [(0, 2), (2, 4)]
     """
     step = max(1, _CHUNK // max(width, 1))
