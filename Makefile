@@ -3,7 +3,7 @@ STAMP := .venv/.installed
 PYTEST := MPLBACKEND=Agg $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-cluster lint types slow gpu nest bench-engines bench-inference bench-gpu bench-campaign tutorials wheel clean help
+.PHONY: demo test test-cluster lint types slow gpu nest bench-engines bench-inference bench-gpu bench-connectome bench-campaign tutorials wheel clean help
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || "$$(python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)" -m venv .venv
@@ -53,6 +53,9 @@ test-cluster: $(STAMP)  ## campaigns on a Slurm of one node, started and ended b
 
 bench-campaign: $(STAMP)  ## what a campaign costs beside its simulations; resuming 10^6 of them (ARGS="--write")
 	$(PY) -m benchmarks.campaign $(ARGS)
+
+bench-connectome: $(STAMP)  ## measure connectome-constrained circuits (ARGS="step figures task --write")
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.connectome $(ARGS)
 
 nest: .venv/.bench  ## the comparison with NEST, about twenty minutes
 	$(PYTEST) -m "nest or slow" tests/test_nest.py

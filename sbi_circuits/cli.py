@@ -306,6 +306,33 @@ def subspace(
 
 
 @app.command()
+def connectome(
+    what: Annotated[str, typer.Argument(help="check, tuning, fit or silence.")],
+    edges: Annotated[Path | None, typer.Option(help="Edge table to check: CSV or Parquet.")] = None,
+    nodes: Annotated[Path | None, typer.Option(help="Table of its cells and their types.")] = None,
+    gaps: Annotated[Path | None, typer.Option(help="Table of its gap junctions.")] = None,
+    duplicates: Annotated[str, typer.Option(help="error, or sum: edges that are there several times.")] = "error",
+    extent: Annotated[int, typer.Option(help="Of the fly's visual system, columns; published: 15.")] = 6,
+    models: Annotated[int, typer.Option(help="How many, best first; to train, how many at once.")] = 5,
+    fitted: Annotated[Path | None, typer.Option(help="models.safetensors in place of the published ones.")] = None,
+    speed: Annotated[list[float] | None, typer.Option(help="Of edges, columns/s; may be repeated.")] = None,
+    cell_type: Annotated[str | None, typer.Option("--type", help="Cell type to silence.")] = None,
+    steps: Annotated[int, typer.Option(help="Of training.")] = 1000,
+    device: Annotated[str, typer.Option(help="To train on: cpu or cuda.")] = "cpu",
+    out: Out = Path("connectome"),
+    seed: Seed = 0,
+    workers: Annotated[int, typer.Option("--workers", help="Threads.")] = 1,
+) -> None:
+    """Circuits from a connectome: check a wiring, test models of the fly's eye, train some, silence a cell type."""
+    from sbi_circuits import cli_connectome
+
+    speeds = tuple(speed or (13.0, 19.0, 25.0))
+    wanted = cli_connectome.Wanted(edges, nodes, gaps, duplicates, extent, models, fitted, speeds, cell_type, steps,
+                                   seed, workers, device, out)  # fmt: skip
+    cli_connectome.connectome(what, wanted)
+
+
+@app.command()
 def demo(
     out: Out = Path("demo_output"),
     workers: Annotated[

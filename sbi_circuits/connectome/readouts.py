@@ -33,9 +33,10 @@ def flash_response_index(responses: np.ndarray) -> np.ndarray:
         [[1.0]]
     """
     # The published read-out adds |minimum|, which lifts a cell that never goes below zero, too.
-    lifted = responses + abs(responses.min(axis=(1, 2), keepdims=True))
-    off, on = lifted.max(axis=2).transpose(1, 0, 2)
-    return np.asarray((on - off) / (on + off + _TINY))
+    with np.errstate(over="ignore", invalid="ignore"):  # of a network that diverges: not a number
+        lifted = responses + abs(responses.min(axis=(1, 2), keepdims=True))
+        off, on = lifted.max(axis=2).transpose(1, 0, 2)
+        return np.asarray((on - off) / (on + off + _TINY))
 
 
 @dataclass(frozen=True, eq=False)

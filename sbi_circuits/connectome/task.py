@@ -30,6 +30,7 @@ from sbi_circuits.table import replace_file
 
 SCHEMA = "1"
 STATE = "training.safetensors"
+_PART = 16  # movies of the validation that are seen at once
 _SETTLE_STEPS = 5  # on grey, before each step, from the state that the last step settled to
 
 
@@ -223,8 +224,8 @@ class _Training:
     def validate(self, decoder: Callable[[Tensor, Tensor], Tensor] | None) -> np.ndarray:
         """(M,) error on held-out movies; of zero flow where there is no decoder."""
         config, found = self.config, []
-        for part in range(0, config.validation, config.batch):
-            movie, flow = self._movies(min(config.batch, config.validation - part), "validation", part)
+        for part in range(0, config.validation, _PART):
+            movie, flow = self._movies(min(_PART, config.validation - part), "validation", part)
             if decoder is None:
                 found.append(_error(torch.zeros_like(flow)[None, :, None], flow))
                 continue
