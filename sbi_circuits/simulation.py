@@ -44,4 +44,4 @@ def simulate(
     rows = np.atleast_2d(circuit.prior.validate(theta))
     record = circuit.default_record() if record is None else record
     protocol = Protocol(duration=duration, warmup=warmup, record=record, early_stop=early_stop)
-    yield from get_engine(engine).run_batch(circuit, rows, protocol, seed, range(start, start + len(rows)))
+    yield from get_engine(engine, circuit).run_batch(circuit, rows, protocol, seed, range(start, start + len(rows)))

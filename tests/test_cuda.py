@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sbi_circuits.circuit import get_circuit
 from sbi_circuits.engines import default_engine, get_engine
 from sbi_circuits.errors import SbiCircuitsError
 
@@ -35,6 +36,8 @@ def test_the_checks_pass_on_a_device() -> None:
 @pytest.mark.gpu
 def test_auto_is_the_device() -> None:
     assert default_engine() == get_engine("auto").name == "kernel[cuda]"
+    assert default_engine(get_circuit("brunel")) == "kernel[cuda]"
+    assert default_engine(get_circuit("wilson_cowan")) == "torch"
 
 
 def test_what_is_missing_is_named() -> None:

@@ -136,7 +136,7 @@ class Campaign:
                 raise TableError(f"{name} of a campaign must be from {low} to {high}, got {value}")
         if self.keep_recordings < 0:
             raise TableError(f"keep_recordings of a campaign must be 0 or above, got {self.keep_recordings}")
-        name = default_engine() if self.engine == "auto" else self.engine
+        name = default_engine(self.circuit) if self.engine == "auto" else self.engine
         if name not in ENGINES:
             raise UnknownNameError("engine", name, ["auto", *ENGINES])
         object.__setattr__(self, "engine", name)

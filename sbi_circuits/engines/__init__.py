@@ -5,6 +5,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
+from sbi_circuits.circuit import Circuit
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
 from sbi_circuits.errors import UnknownNameError
 
@@ -20,9 +21,14 @@ ENGINES = {
 DEFAULT_ENGINE = "kernel[numba]"
 
 
-def default_engine() -> str:
-    """What "auto" stands for: `kernel[cuda]` where there is a CUDA device and numba-cuda, else `kernel[numba]`."""
-    return "kernel[cuda]" if _cuda_device() else DEFAULT_ENGINE
+def default_engine(circuit: Circuit | None = None) -> str:
+    """What "auto" stands for: without a CUDA device and numba-cuda `kernel[numba]`.
+
+    With them `kernel[cuda]`, and `torch` for a circuit in which nothing spikes.
+    """
+    if not _cuda_device():
+        return DEFAULT_ENGINE
+    return "kernel[cuda]" if circuit is None or circuit.spikes else "torch"
 
 
 @cache
@@ -34,9 +40,13 @@ def _cuda_device() -> bool:
     return bool(cuda.is_available())
 
 
-def get_engine(name: str = "auto") -> Engine:
-    """The engine of that name; "auto" is the fastest one here. Raises `UnknownNameError` listing the names."""
-    name = default_engine() if name == "auto" else name
+def get_engine(name: str = "auto", circuit: Circuit | None = None) -> Engine:
+    """The engine of that name; "auto" is the fastest one here, for that circuit.
+
+    Raises:
+        UnknownNameError: an unknown name; the message lists the valid ones.
+    """
+    name = default_engine(circuit) if name == "auto" else name
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ["auto", *ENGINES])
     module, cls = ENGINES[name]

@@ -29,7 +29,7 @@ from sbi_circuits.engines.cuda_prepare import Prepared, prepare_all, prepare_one
 from sbi_circuits.engines.cuda_source import cuda_source
 from sbi_circuits.engines.kernel_numba import _STATUS, PRECISIONS, _import_source, _reason
 from sbi_circuits.engines.translate import translate
-from sbi_circuits.errors import UnknownNameError
+from sbi_circuits.errors import TranslationError, UnknownNameError
 from sbi_circuits.recording import IntervalMoments, Outcome, PopulationCounts, Recording
 
 _REGISTERS = 64  # per thread: then an SM of 65,536 registers holds 1024 threads
@@ -59,6 +59,13 @@ class _UnderWay:
     slot: Slot
     began: float
     blocks: int
+
+
+def _refuse_signals(circuit: Circuit, protocol: Protocol) -> None:
+    """Raise `TranslationError` for what this engine does not record."""
+    if protocol.record.signals:
+        other = "brian2" if circuit.spikes else "torch"
+        raise TranslationError(f'kernel[cuda] records no signals; engine="{other}" records those of {circuit.name}')
 
 
 class CudaEngine(Engine):
@@ -95,6 +102,7 @@ class CudaEngine(Engine):
 
     def run(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Simulation:
         """See `Engine.run`; a device is used well by `run_batch` only."""
+        _refuse_signals(circuit, protocol)
         columns = columns_of(circuit, self.single)
         prepared = prepare_one(columns, theta, protocol, seed, index, self.real)
         (simulation,) = self._finish(self._launch(columns, [prepared], protocol, self._slots[0]))
@@ -104,6 +112,7 @@ class CudaEngine(Engine):
         self, circuit: Circuit, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
     ) -> Iterator[Simulation]:
         """See `Engine.run_batch`; two batches are under way at a time."""
+        _refuse_signals(circuit, protocol)
         columns = columns_of(circuit, self.single)
         under_way: deque[tuple[_UnderWay | None, list[Prepared | Simulation]]] = deque()
         for number, found in enumerate(self._prepared(columns, thetas, protocol, seed, indices)):
