@@ -42,7 +42,8 @@ def list_parts(folder: Path) -> list[Part]:
     except OSError as error:
         raise TableError(f"cannot read {folder}: {error.strerror}") from error
     found = ((_PART.fullmatch(name), name) for name in names)
-    return sorted(Part(int(m[1]), int(m[2]), folder / name) for m, name in found if m)
+    ranges = sorted((int(m[1]), int(m[2]), name) for m, name in found if m)
+    return [Part(start, stop, folder / name) for start, stop, name in ranges]
 
 
 def check_part(part: Part, manifest: Manifest) -> None:
@@ -131,7 +132,7 @@ class Checked:
 
 def _line(part: Part) -> str:
     try:
-        found = part.path.stat()
+        found = os.stat(part.path)
     except OSError:
         return ""
     return f"{part.path.name} {found.st_size} {found.st_mtime_ns}"
