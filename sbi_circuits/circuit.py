@@ -110,6 +110,8 @@ class Circuit:
             for key, unused in _LATER_FIELDS.items():
                 if projection[key] == unused:
                     del projection[key]
+            if projection["wiring"].get("symmetric") is False:
+                del projection["wiring"]["symmetric"]
         return digest([content, self.declared])
 
     @property

@@ -51,7 +51,8 @@ def describe(name: str) -> None:
     console.print(f"[bold]{circuit.name}[/bold]: {circuit.title}", highlight=False)
     console.print(f"source: {circuit.source or 'not named'}", highlight=False)
     console.print(f"time step {circuit.dt * 1e3:g} ms, digest {circuit.digest[:12]}\n", highlight=False)
-    for table in (_populations(circuit), _projections(circuit), _inputs(circuit), _parameters(circuit)):
+    tables = _populations(circuit), _projections(circuit), _inputs(circuit), _readouts(circuit), _parameters(circuit)
+    for table in tables:
         if table.row_count:
             console.print(table, "")
 
@@ -78,6 +79,14 @@ def _inputs(circuit: Circuit) -> Table:
         elif isinstance(i, CurrentSteps):
             steps = ", ".join(f"{value} from {t:g} s" for t, value in i.steps)
             table.add_row(i.target, i.name, f"steps ({i.unit}): {steps}")
+    return table
+
+
+def _readouts(circuit: Circuit) -> Table:
+    table = grid("signal", "of", "what", "unit", "stands for")
+    for r in circuit.readouts:
+        over = "" if r.over == "each" else f"{r.over} of "
+        table.add_row(r.name, r.population, over + r.expression, r.unit, r.title)
     return table
 
 

@@ -8,7 +8,7 @@ from sbi_circuits.circuit import Record, get_circuit
 from sbi_circuits.cli_features import feature_set
 from sbi_circuits.engines import Protocol
 from sbi_circuits.errors import SbiCircuitsError
-from sbi_circuits.plots import raster, save
+from sbi_circuits.plots import raster, save, signal_plot
 from sbi_circuits.prior import Prior
 from sbi_circuits.readers import write_recording
 from sbi_circuits.simulation import simulate as run_simulations
@@ -24,7 +24,7 @@ def simulate(
         circuit=get_circuit(name),
         n=n,
         feature_set=feature_set(features, view),
-        protocol=Protocol(duration, warmup, _record(spikes)),
+        protocol=Protocol(duration, warmup, _record(name, spikes)),
         seed=seed,
         engine=engine,
         unit=unit,
@@ -43,14 +43,14 @@ def simulate(
 def simulate_default(
     name: str, out: Path, duration: float, warmup: float, seed: int, engine: str, spikes: int
 ) -> None:
-    """Simulate a circuit's default configuration; write its recording and a raster.
+    """Simulate a circuit's default configuration; write its recording and a raster, or its signals.
 
     Raises:
         SbiCircuitsError: a simulation that ended early or failed, with the reason.
     """
     circuit = get_circuit(name)
     runs = run_simulations(circuit, circuit.default_theta(), duration, seed=seed, warmup=warmup,
-                           record=_record(spikes), engine=engine)  # fmt: skip
+                           record=_record(name, spikes), engine=engine)  # fmt: skip
     simulation = next(runs)
     if simulation.recording is None:
         raise SbiCircuitsError(
@@ -58,9 +58,12 @@ def simulate_default(
         )
     out.mkdir(parents=True, exist_ok=True)
     write_recording(out / "recording.npz", simulation.recording)
-    save(raster(simulation.recording, title=f"{name}, default configuration"), out / "raster.png")
-    print(f"wrote {out / 'recording.npz'} and {out / 'raster.png'} ({simulation.wall_s:.1f} s of computing)")
+    draw, figure = (raster, out / "raster.png") if circuit.spikes else (signal_plot, out / "signals.png")
+    save(draw(simulation.recording, title=f"{name}, default configuration"), figure)
+    print(f"wrote {out / 'recording.npz'} and {figure} ({simulation.wall_s:.1f} s of computing)")
 
 
-def _record(spikes: int) -> Record:
-    return Record(spikes=spikes, counts=True, moments=True)
+def _record(name: str, spikes: int) -> Record:
+    """All signals of a circuit that never spikes."""
+    circuit = get_circuit(name)
+    return Record(spikes=spikes, counts=True, moments=True) if circuit.spikes else circuit.default_record()

@@ -59,14 +59,23 @@ class OneToOne:
 
 @dataclass(frozen=True)
 class Explicit:
-    """The listed (source, target) pairs, in this order."""
+    """The listed (source, target) pairs, in this order.
+
+    `symmetric` says that every pair has its mirror image, as gap junctions must: where one is missing the circuit
+    is an error.
+    """
 
     pairs: tuple[tuple[int, int], ...]
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple((int(i), int(j)) for i, j in self.pairs))
         if any(i < 0 or j < 0 for i, j in self.pairs):
             raise CircuitError("explicit wiring has a negative neuron index")
+        alone = {(i, j) for i, j in self.pairs if (j, i) not in set(self.pairs)} if self.symmetric else set()
+        if alone:
+            i, j = min(alone)
+            raise CircuitError(f"symmetric wiring (gap junctions): the pair ({i}, {j}) has no pair ({j}, {i})")
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,7 @@ def circuit() -> Circuit:
         constants=CONSTANTS,  # type: ignore[arg-type]
         dt=1e-4,
         defaults={  # type: ignore[arg-type]
-            "A": 3.25, "B": 22.0, "a": 100.0, "b": 50.0, "C": 135.0, "p": 220.0, "sigma": 0.5,
+            "A": 3.25, "B": 22.0, "a": 100.0, "b": 50.0, "C": 135.0, "p": 220.0, "sigma": 2.0,
         },
         readouts=(
             Readout("field", "column", "y1 - y2", "mV",

@@ -2,9 +2,9 @@
 
 Each configuration descends the distance of its own features from the observation, in the prior's unbounded coordinates
 (so it never leaves the prior) and with the same noise in every step, in the direction of Adam (Kingma, Ba 2015, arXiv
-1412.6980); a step that leads away is taken back and the next one is shorter. What comes out is a set of configurations near the
-observation; it is no sample of the posterior. The distances that are reported are of simulations with other seeds than
-those it descended on.
+1412.6980); a step that leads away is taken back and the next one is shorter. What comes out is a set of configurations
+near the observation; it is no sample of the posterior. The distances that are reported are of simulations with other
+seeds than those it descended on.
 """
 
 from dataclasses import dataclass
