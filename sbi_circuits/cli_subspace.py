@@ -117,7 +117,7 @@ def _extended(
         seen = {path.parent.name or path.stem: report.ensemble.observation}
         seen |= {name: other.observation for name, other in others.items()}
         measured = report.ensemble.observation.states != UNOBSERVED
-        repeats, stiff = members_of(report.ensemble).only(measured), min(_STIFF, len(source.prior))
+        repeats, stiff = members_of(report.ensemble).only(measured), min(_STIFF, max(len(source.prior) - 1, 1))
         report = replace(report, comparison=compare_subspaces(source, seen, repeats, stiff=stiff, seed=seed))
     if perturbations:
         report = replace(report, effects=predict(report.ensemble, perturbations, runner, seed=seed))

@@ -77,7 +77,7 @@ def direction_plot(proof: DirectionProof) -> Figure:
 
 def strip_plot(found: Paths | Walks, proof: PointProof, title: str = "paths") -> Figure:
     """Feature change at every simulated point: one row a path; rings are verified, crosses failed."""
-    fig = blank(6.0, 1.0 + 0.27 * len(found))
+    fig = blank(6.0, 1.7 + 0.2 * len(found))
     ax = thin(fig.add_subplot(), "bottom")
     points = found.z.shape[1]
     size = np.minimum(proof.size, _MOST_CHANGE)
@@ -89,7 +89,7 @@ def strip_plot(found: Paths | Walks, proof: PointProof, title: str = "paths") ->
     ax.plot(x, y, "x", ms=5, color=ACCENT)
     bar = fig.colorbar(image, ax=ax, shrink=0.9)
     bar.ax.tick_params(labelsize=SMALL)
-    bar.set_label("feature change (seed-to-seed sd)", fontsize=SMALL)
+    bar.set_label("change (seed-to-seed sd)", fontsize=SMALL)
     ax.set(yticks=[], xticks=range(points))
     within, failed = proof.moved.within(WITHIN), proof.failure_rate
     label(ax, "point along the path", "", f"{title}: {within:.0%} of points within {WITHIN:g} sd, {failed:.0%} failed; "
@@ -175,7 +175,7 @@ def between_plot(comparison: Comparison) -> Figure:
 
 def effect_plot(effects: Sequence[Effect]) -> Figure:
     """What each perturbation is expected to tell about which member is right, and how far it moves their features."""
-    fig = blank(6.0, 0.9 + 0.3 * len(effects))
+    fig = blank(7.0, 0.9 + 0.3 * len(effects))
     left, right = fig.subplots(1, 2, sharey=True)
     for y, effect in enumerate(effects):
         left.errorbar(effect.information, y, xerr=2 * effect.error, fmt="o", ms=4, elinewidth=1.0, color=ACCENT)
@@ -186,5 +186,5 @@ def effect_plot(effects: Sequence[Effect]) -> Figure:
     left.set_yticklabels([effect.perturbation.text for effect in effects])
     thin(right, "bottom").set(xlim=(0, _MOST_CHANGE * 1.02))
     label(left, "expected information (nats, two errors)")
-    label(right, "feature change of members (seed-to-seed sd)")
+    label(right, "change of members (seed-to-seed sd)")
     return fig

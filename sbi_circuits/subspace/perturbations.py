@@ -29,6 +29,7 @@ from sbi_circuits.subspace.resimulate import (
 )
 
 KINDS = ("block", "scale", "set")
+_TAILS = 4.0  # degrees of freedom: features have heavy tails, and one odd seed is no proof
 
 
 @dataclass(frozen=True)
@@ -171,10 +172,10 @@ def expected_information(
 ) -> tuple[float, float]:  # fmt: skip
     """Nats about which of K configurations made an outcome, and the standard error; log K at most.
 
-    Each outcome is held against what the other seeds of every configuration say: normal about their mean with the
+    Each outcome is held against what the other seeds of every configuration say: Student's t about their mean with the
     seed-to-seed standard deviation, widened for the uncertainty of that mean, where a feature is defined; and how
     often it is undefined, or the simulation fails. Features count as independent given the configuration, so that
-    correlated ones are counted double: an upper estimate, to rank experiments by.
+    correlated ones are counted double: a number to rank experiments by.
 
     Args:
         runs: K configurations, R >= 2 seeds each.
@@ -203,7 +204,7 @@ def _gain(x: np.ndarray, defined: np.ndarray, held: int) -> np.ndarray:
     share = (count + 0.5) / (len(others) + 1.0)
     variance = np.where(count > 0, 1.0 + 1.0 / np.maximum(count, 1), 100.0)
     there, value = defined[:, held][:, None], x[:, held][:, None]
-    log_value = -0.5 * (value - mean) ** 2 / variance - 0.5 * np.log(variance)
+    log_value = -0.5 * (_TAILS + 1) * np.log1p((value - mean) ** 2 / (_TAILS * variance)) - 0.5 * np.log(variance)
     log_p = np.where(there, np.log(share) + log_value, np.log1p(-share)).sum(-1)
     return np.asarray(np.diag(log_p) - logsumexp(log_p, axis=1) + np.log(len(x)))
 
