@@ -78,7 +78,9 @@ def _none(name: str, parameters: int) -> list[np.ndarray]:
 
 def digest_of(table: Any) -> str:
     """SHA-256 of what was simulated and of all rows of a table, part by part."""
-    return _read(table, _Light.of(table), lambda at, values, states: None)
+    light = _Light.of(table)
+    every = PackedStates.empty(len(light.ok), len(table.manifest.feature_names))
+    return _read(table, light, every, lambda at, values, states: None)
 
 
 def load_usable(table: Any, features: Sequence[str] | None = None) -> Usable:
@@ -97,8 +99,10 @@ def load_usable(table: Any, features: Sequence[str] | None = None) -> Usable:
     light = _Light.of(table)
     target = np.cumsum(light.ok) - 1  # where each row that ended ok goes
     values = np.empty((int(light.ok.sum()), len(chosen)), dtype=np.float32)
-    states = PackedStates.empty(*values.shape)
     whole = len(chosen) == len(table.manifest.feature_names)
+    every = PackedStates.empty(len(light.ok), len(table.manifest.feature_names))
+    # Where all rows are usable their states are held once.
+    states = every if whole and light.ok.all() else PackedStates.empty(*values.shape)
 
     def keep(at: int, found: np.ndarray, own: np.ndarray) -> None:
         kept = light.ok[at : at + len(found)]
@@ -108,20 +112,23 @@ def load_usable(table: Any, features: Sequence[str] | None = None) -> Usable:
             values[place] = found[kept] if whole else found[kept][:, chosen]
             if own.any():
                 values[place][own != DEFINED] = 0.0
-            states[place] = own
+            if states is not every:
+                states[place] = own
 
-    found = _read(table, light, keep)
-    theta, weight, drawn = light.theta[light.ok], light.weight[light.ok], light.drawn[light.ok]
-    return Usable(theta, values, states, weight, drawn, light.counts, found)
+    found = _read(table, light, every, keep)
+    ok = slice(None) if light.ok.all() else light.ok
+    return Usable(light.theta[ok], values, states, light.weight[ok], light.drawn[ok], light.counts, found)
 
 
-def _read(table: Any, light: _Light, keep: Callable[[int, np.ndarray, np.ndarray], None]) -> str:
-    """The digest; `keep` is handed the position, values and states of each batch of rows."""
+def _read(
+    table: Any, light: _Light, states: PackedStates, keep: Callable[[int, np.ndarray, np.ndarray], None]
+) -> str:
+    """The digest; fills `states`, and hands `keep` the position, values and states of each batch of rows."""
     identity = table.manifest.identity()
     found = hashlib.sha256("".join(identity[name] for name in MECHANISM).encode())
     for array in (light.index, light.seed, light.theta):
         found.update(np.ascontiguousarray(array).data)
-    states, at = PackedStates.empty(len(light.index), len(table.manifest.feature_names)), 0
+    at = 0
     for rows in table.batches(("values", "states"), precision=np.float64):
         if not np.array_equal(rows.index, light.index[at : at + len(rows)]):
             raise TableError("the table changed while it was read; read it again")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sbi_circuits.features import UNDEFINED
+from sbi_circuits.features.packed import row_chunks
 from sbi_circuits.inference import coordinates
 from sbi_circuits.inference.choose import better_coordinates, fitted_start
 from sbi_circuits.inference.config import FlowSpec, TrainingConfig
@@ -81,6 +82,7 @@ def train(
         training_rows, validation_rows = ({k: getattr(v, part) for k, v in both.items()} for part in _PARTS)
         config = replace(config, coordinates=better_coordinates(spec, training_rows, validation_rows))
         spec = FlowSpec.of(config, len(data.prior), encoder.inputs, encoder.missing)
+        del both, training_rows, validation_rows
     rows = split(config.coordinates)
     with _threads(_SMALL_THREADS if config.hidden <= _SMALL and device.type == "cpu" else torch.get_num_threads()):
         flows, fits = _fit(spec, rows, config, progress, seed)
@@ -131,7 +133,9 @@ def _row_weights(data: TrainingData, encoder: FeatureEncoder, importance: str) -
 
 
 def _rows(data: TrainingData, stored: StoredFeatures, weights: np.ndarray, index: np.ndarray, where: str) -> Rows:
-    z = torch.as_tensor(coordinates.to_z(data.prior, data.theta[index], where)).float()
+    z = torch.empty(len(index), len(data.prior))
+    for part in row_chunks(*z.shape):
+        z[part] = torch.as_tensor(coordinates.to_z(data.prior, data.theta[index[part]], where))
     groups = torch.as_tensor(feature_groups(data.feature_names))
     chosen, device = torch.as_tensor(weights[index]).float(), stored.values.device
     return Rows(z.to(device), stored.only(index), groups.to(device), chosen.to(device))
