@@ -11,7 +11,7 @@ _MODULES = {
     "campaign": ("Campaign", "TableProposal", "run_campaign"),
     "circuit": (
         "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "EdgeList", "Explicit", "FixedIndegree", "FixedTotal",
-        "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Record",
+        "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record",
         "get_circuit", "list_circuits", "register",
     ),
     "comparison": ("compare_circuits",),
@@ -19,6 +19,7 @@ _MODULES = {
     "ensemble": ("Ensemble", "build_ensemble", "observe", "verify"),
     "estimators": ("combine", "train_estimator"),
     "features": ("FeatureSet", "FeatureValues", "WindowedFeatures"),
+    "gradients": ("refine",),
     "inference": ("Posterior", "TrainingConfig", "load_posterior", "train"),
     "prior": ("Parameter", "Prior"),
     "readers": ("list_groups", "read_recording", "write_recording"),

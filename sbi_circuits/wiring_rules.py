@@ -72,7 +72,8 @@ class Explicit:
         object.__setattr__(self, "pairs", tuple((int(i), int(j)) for i, j in self.pairs))
         if any(i < 0 or j < 0 for i, j in self.pairs):
             raise CircuitError("explicit wiring has a negative neuron index")
-        alone = {(i, j) for i, j in self.pairs if (j, i) not in set(self.pairs)} if self.symmetric else set()
+        listed = set(self.pairs)
+        alone = {(i, j) for i, j in listed if (j, i) not in listed} if self.symmetric else set()
         if alone:
             i, j = min(alone)
             raise CircuitError(f"symmetric wiring (gap junctions): the pair ({i}, {j}) has no pair ({j}, {i})")

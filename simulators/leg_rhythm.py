@@ -29,7 +29,7 @@ def _equations() -> str:
 
 
 def _initial() -> dict[str, str]:
-    drawn = {}
+    drawn: dict[str, str] = {}
     for cell in _CELLS:
         drawn |= {
             f"tau_{cell}": "20*ms*(1 + 0.1*spread*randn())",

@@ -109,8 +109,15 @@ def test_the_circuit_example_runs_on_both_engines(
     assert all(name.startswith("isi.") for name in namespace["intervals"].feature_names)
 
 
+def test_the_example_with_gradients_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, Any] = {}
+    exec(blocks("python")[4].replace("steps=10", "steps=1").replace("sample(4", "sample(1"), namespace)
+    assert "1 configurations: median distance" in capsys.readouterr().out
+    assert namespace["gradient"].shape == (1, 7) and namespace["field"].shape == (1, 1, 500)
+
+
 def test_there_is_no_python_that_is_not_tested() -> None:
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
 
 
 def test_every_command_is_in_the_readme_and_every_one_in_it_exists() -> None:

@@ -70,7 +70,8 @@ def field_spectrum_plot(
     line = SpectrumFit(fit.offset, fit.exponent, ())
     ax.loglog(frequency, 10 ** line.curve(frequency), "--", lw=0.8, color=GREY)
     for peak in fit.peaks[:1]:
-        ax.annotate(f"{peak.frequency:.1f} Hz", (peak.frequency, 10 ** float(fit.curve(frequency).max())), fontsize=SMALL)
+        top = 10 ** float(fit.curve(np.array([peak.frequency]))[0])
+        ax.annotate(f"{peak.frequency:.1f} Hz", (peak.frequency, top), fontsize=SMALL)
     unit = unit_text(found.unit) or "1"
     label(ax, "frequency (Hz)", f"power ({unit}²/Hz)", title)
     ax.text(0.02, 0.02, f"exponent {fit.exponent:.2f}", transform=ax.transAxes, fontsize=SMALL, color=GREY)
