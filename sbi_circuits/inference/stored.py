@@ -10,6 +10,8 @@ from sbi_circuits.features import UNDEFINED, UNOBSERVED
 from sbi_circuits.features.packed import PER_BYTE, PackedStates, row_chunks
 from sbi_circuits.inference.encode import EncodedFeatures, FeatureEncoder
 
+_UNOBSERVED_BITS = 0b10101010  # of four packed states, the bits that only UNOBSERVED has
+
 
 @dataclass(frozen=True, eq=False)
 class StoredFeatures:
@@ -81,14 +83,16 @@ class StoredFeatures:
         """The different sets of unobserved features (Q, F), float32, and which of them each row (n,) has."""
         known: dict[bytes, int] = {}
         found = torch.zeros(len(self), dtype=torch.long)
-        for part in row_chunks(len(self), self.values.shape[1]):
-            lacking = (self._states(self.rows[part]) == UNOBSERVED).cpu().numpy()
-            unique, inverse = np.unique(np.packbits(lacking, axis=1), axis=0, return_inverse=True)
+        for part in row_chunks(len(self), self.bits.shape[1]):
+            lacking = (self.bits[self.rows[part]] & _UNOBSERVED_BITS).cpu().numpy()
+            # Most tables lack nothing: one row then stands for all.
+            unique, inverse = np.unique(lacking if lacking.any() else lacking[:1], axis=0, return_inverse=True)
             numbers = [known.setdefault(row.tobytes(), len(known)) for row in unique]
             found[part] = torch.as_tensor(np.array(numbers)[inverse.ravel()])
-        rows = [np.unpackbits(np.frombuffer(row, dtype=np.uint8), count=self.values.shape[1]) for row in known]
+        bits = np.array([np.frombuffer(row, dtype=np.uint8) for row in known])
+        patterns = PackedStates(bits, self.values.shape[1])[:] == UNOBSERVED
         device = self.values.device
-        return torch.as_tensor(np.array(rows)).float().to(device), found.to(device)
+        return torch.as_tensor(patterns).float().to(device), found.to(device)
 
     def _states(self, chosen: Tensor) -> Tensor:
         shifts = torch.arange(0, 2 * PER_BYTE, 2, dtype=torch.uint8, device=self.bits.device)
