@@ -147,6 +147,20 @@ def test_gradients_through_time_are_finite_differences() -> None:
         assert found != 0.0
 
 
+def test_the_compiled_step_has_the_gradients_of_the_plain_one() -> None:
+    """Single precision through the compiled step, against double precision through torch's own operations."""
+    network, models = RateNetwork.of(visual_system(2)), published_models().take([0, 3])
+    movie, found = torch.from_numpy(movie_of(2, 3, 6)), []
+    for dtype in (torch.float32, torch.float64):
+        trainable = TrainableModels(network, models).to(dtype)
+        v = trainable(movie.to(dtype), 0.02, trainable.settle(0.02, 0.1))
+        (v[:, :, 2:].sin() * torch.arange(v.shape[-1])).mean().backward()
+        found.append({name: p.grad.double() for name, p in trainable.named_parameters() if p.grad is not None})
+    assert set(found[0]) == {"strength", "rest", "tau"}
+    for name, wanted in found[1].items():
+        assert wanted.abs().max() > 0 and (found[0][name] - wanted).abs().max() < 2e-4 * wanted.abs().max(), name
+
+
 def test_lanes_are_undone() -> None:
     x = torch.arange(2 * 6 * 3.0).view(2, 6, 3)
     assert lanes(x).shape == (2, 2, 3, 4) and torch.equal(unlanes(lanes(x), 6), x)

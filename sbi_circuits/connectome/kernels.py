@@ -120,3 +120,39 @@ def euler_runs(
         relax(u, rest, rate, movie[t], seeing, column, v, r)
         for k in range(len(cells)):
             out[t, k] = v[cells[k]]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_EXACT)
+def advance(u: Any, rest: Any, rate: Any, kind: Any, seeing: Any, seen: Any, v: Any, out: Any) -> None:
+    """One Euler step as `relax`, from v into out; rest and rate (types,) by the type of each cell, seen (K, 4)."""
+    for k in range(len(seeing)):
+        for b in range(LANES):
+            u[seeing[k], b] += seen[k, b]
+    for i in range(len(kind)):
+        a, p = rate[kind[i]], rest[kind[i]]
+        for b in range(LANES):
+            out[i, b] = v[i, b] + a * (u[i, b] + p - v[i, b])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_SUMS)
+def retreat(g: Any, v: Any, out: Any, rate: Any, kind: Any, gu: Any, drest: Any, drate: Any) -> None:
+    """From the gradient g of `advance`'s out those of the synaptic input, gu, and, added, of rest and rate."""
+    for i in range(len(kind)):
+        t = kind[i]
+        a, total, moved = rate[t], np.float32(0.0), np.float32(0.0)
+        for b in range(LANES):
+            gu[i, b] = a * g[i, b]
+            total += g[i, b]
+            moved += g[i, b] * (out[i, b] - v[i, b])
+        drest[t] += a * total
+        drate[t] += moved / a
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_EXACT)
+def combine(g: Any, v: Any, rate: Any, kind: Any, dv: Any) -> None:
+    """Gradient of v: what came through the rates, in dv where v > 0, and g (1 - rate)."""
+    for i in range(len(kind)):
+        kept = np.float32(1.0) - rate[kind[i]]
+        for b in range(LANES):
+            through = dv[i, b] if v[i, b] > 0.0 else np.float32(0.0)
+            dv[i, b] = through + kept * g[i, b]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sbi_circuits.connectome.fly import VisualSystem
 from sbi_circuits.connectome.kernels import LANES
 from sbi_circuits.connectome.models import Models
-from sbi_circuits.connectome.sparse import Links, kernels, lanes, product, unlanes
+from sbi_circuits.connectome.sparse import Links, euler_step, kernels, lanes, unlanes
 from sbi_circuits.connectome.wiring import Wiring
 from sbi_circuits.errors import CircuitError
 
@@ -177,12 +177,12 @@ class TrainableModels(nn.Module):
         cells, inputs = self._inputs(movie)
         stimuli, frames = movie.shape[-3:-1]
         weight = self.network.links.weights(self.strength)
-        rest, rate = self._per_cell(self.rest), self._per_cell(dt / self.tau.clamp(min=dt))
+        rate = dt / self.tau.clamp(min=dt)
+        kind = torch.as_tensor(self.network.wiring.node_type, device=self.rest.device)
         v = self._start_lanes(state, stimuli)
         found = []
         for t in range(frames):
-            drive = product(self.network.links, weight, v.relu()) + rest
-            v = v.lerp(drive.index_add(2, cells, inputs[:, :, t].expand(len(v), -1, -1, -1)), rate)
+            v = euler_step(self.network.links, weight, self.rest, rate, kind, cells, inputs[:, :, t], v)
             found.append(v)
         return torch.stack([unlanes(one, stimuli) for one in found], dim=2)
 
@@ -221,7 +221,7 @@ class TrainableModels(nn.Module):
     def _inputs(self, movie: Tensor) -> tuple[Tensor, Tensor]:
         """Cells that see, and what each of them sees: (1 or M, Q, T, cells, 4)."""
         cells, columns = torch.as_tensor(self.network.seeing), torch.as_tensor(self.network.input_column)
-        seen = movie if movie.dim() == 4 else movie[None]
+        seen = (movie if movie.dim() == 4 else movie[None]).to(self.rest)
         models, stimuli, frames, width = seen.shape
         if width != self.network.n_columns:
             wanted = f"(stimuli, frames, {self.network.n_columns})"
