@@ -27,7 +27,6 @@ class Usable:
         values: (n, F) float32, in their units; 0 where not defined.
         states: (n, F) packed.
         weight: (n,) importance weights.
-        drawn: (n,) bool: drawn from the prior.
         counts: how many simulations of the table had each outcome.
         digest: of the whole table, see `BaseTable.digest`.
     """
@@ -36,7 +35,6 @@ class Usable:
     values: np.ndarray
     states: PackedStates
     weight: np.ndarray
-    drawn: np.ndarray
     counts: dict[str, int]
     digest: str
 
@@ -50,20 +48,18 @@ class _Light:
     theta: np.ndarray
     weight: np.ndarray
     ok: np.ndarray
-    drawn: np.ndarray
     counts: dict[str, int]
     texts: dict[str, list[bytes]]
 
     @classmethod
     def of(cls, table: Any) -> "_Light":
-        arrays: dict[str, list[np.ndarray]] = {name: [] for name in ("index", "seed", "theta", "weight", "ok", "drawn")}
+        arrays: dict[str, list[np.ndarray]] = {name: [] for name in ("index", "seed", "theta", "weight", "ok")}
         texts: dict[str, list[bytes]] = {name: [] for name in TEXTS}
         counts: Counter[str] = Counter()
         for rows in table.batches(_LIGHT):
             for name in ("index", "seed", "theta", "weight"):
                 arrays[name].append(getattr(rows, name))
             arrays["ok"].append(rows.outcome == OK)
-            arrays["drawn"].append(rows.proposal == "prior")
             counts.update(rows.outcome.tolist())
             for name, pieces in texts.items():
                 pieces += [json.dumps(getattr(rows, name).tolist())[1:-1].encode()] if len(rows) else []
@@ -72,7 +68,7 @@ class _Light:
 
 
 def _none(name: str, parameters: int) -> list[np.ndarray]:
-    kind = bool if name in ("ok", "drawn") else np.int64 if name in ("index", "seed") else np.float64
+    kind = bool if name == "ok" else np.int64 if name in ("index", "seed") else np.float64
     return [np.zeros((0, parameters) if name == "theta" else 0, kind)]
 
 
@@ -117,7 +113,7 @@ def load_usable(table: Any, features: Sequence[str] | None = None) -> Usable:
 
     found = _read(table, light, every, keep)
     ok = slice(None) if light.ok.all() else light.ok
-    return Usable(light.theta[ok], values, states, light.weight[ok], light.drawn[ok], light.counts, found)
+    return Usable(light.theta[ok], values, states, light.weight[ok], light.counts, found)
 
 
 def _read(
