@@ -9,6 +9,7 @@ J Comput Neurosci 8:183, eq. 4-5 and 21-22. `culture`: one day of a culture, gro
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,17 @@ from sbi_circuits.cultures import culture
 from sbi_circuits.ensemble import build_ensemble
 from sbi_circuits.inference import Posterior, TrainingData, load_posterior
 from sbi_circuits.results import load_ensemble, save_ensemble
-from sbi_circuits.subspace import Plan, Runner, analyse, grow, local_geometry, principal_angles, ridge, save_subspace
+from sbi_circuits.subspace import (
+    LocalGeometry,
+    Plan,
+    Runner,
+    analyse,
+    grow,
+    local_geometry,
+    principal_angles,
+    ridge,
+    save_subspace,
+)
 
 # Inhibition dominates and the external drive is above threshold: asynchronous states, where the theory holds.
 ASYNCHRONOUS = Prior((
@@ -75,31 +86,55 @@ def brunel(folder: Path, rows: int, workers: int) -> None:
     mixed = np.random.default_rng(0).permutation(len(theory))
     for name, seen in (("rate", log_rate), ("shuffled rate (control)", log_rate[mixed])):
         only = TrainingData(data.theta, seen, states, ASYNCHRONOUS, (RATE,))
-        _compare(name, train(only, TrainingConfig(members=5, drop=0.0), progress=False, seed=0), seen)
+        posterior = train(only, TrainingConfig(members=5, drop=0.0), progress=False, seed=0)
+        print(directions(posterior, seen).summary(name))
 
 
-def _compare(name: str, posterior: Posterior, seen: np.ndarray) -> None:
-    angles, plane, dimension, stiffness = [], [], [], []
+@dataclass(frozen=True)
+class Directions:
+    """Recovered directions against the theory's at points of several observations.
+
+    Args:
+        stiff: (n,) degrees between the stiffest directions, in all parameters.
+        sloppy: (n,) degrees between the sloppy directions in the plane of g and the external rate.
+        dimension: (n,) sloppy dimensions; information: (n,) of the stiffest direction, in units of the prior's.
+    """
+
+    stiff: np.ndarray
+    sloppy: np.ndarray
+    dimension: np.ndarray
+    information: np.ndarray
+
+    def summary(self, name: str) -> str:
+        """One line."""
+        counts = dict(zip(*(x.tolist() for x in np.unique(self.dimension, return_counts=True)), strict=True))
+        both = (self.stiff, self.sloppy)
+        stiff, sloppy = (f"{np.median(x):.1f} degrees (90 %: {np.quantile(x, 0.9):.1f})" for x in both)
+        return (f"{name}: {len(self.stiff)} points; stiff direction {stiff} from the theory's; sloppy direction in "
+                f"(g, nu_ext) {sloppy}; sloppy dimensions {counts}; information of the stiffest "
+                f"{np.median(self.information):.1f} times the prior's")  # fmt: skip
+
+
+def directions(posterior: Posterior, seen: np.ndarray, each: int = 24) -> Directions:
+    """Directions at `each` posterior draws of five observations that span the seen (n, 1)."""
+    found = []
     for x in np.quantile(seen, [0.1, 0.3, 0.5, 0.7, 0.9]):
         density = posterior(np.array([x]))
-        z = np.clip(posterior.prior.unconstrain(density.sample(24, seed=1)), -2.0, 2.0)
+        z = np.clip(posterior.prior.unconstrain(density.sample(each, seed=1)), -2.0, 2.0)
         local = local_geometry(density, ridge(density, z))
-        for k, point in enumerate(local.z):
-            if np.abs(point).max() > 2.0:
-                continue  # the theory is differentiated within the prior, the flow is steep at its edges
-            truth = stiff_direction(posterior.prior, point)
-            angles.append(float(np.degrees(principal_angles(local.directions[k, :1], truth[None])[0])))
-            # In the plane of g and the external rate, the others held: at right angles to the gradient.
-            across = np.linalg.eigh(local.information[k][:2, :2])[1][:, 0]
-            sloppy = np.array([-truth[1], truth[0]]) / np.linalg.norm(truth[:2])
-            plane.append(float(np.degrees(np.arccos(min(1.0, abs(across @ sloppy))))))
-            dimension.append(int(local.dimension[k]))
-            stiffness.append(local.eigenvalues[k, 0])
-    counts = {d: dimension.count(d) for d in sorted(set(dimension))}
-    print(f"{name}: {len(angles)} points; stiff direction {np.median(angles):.1f} degrees from the theory's (90 %: "
-          f"{np.quantile(angles, 0.9):.1f}); sloppy direction in (g, nu_ext) {np.median(plane):.1f} degrees "
-          f"(90 %: {np.quantile(plane, 0.9):.1f}); sloppy dimensions {counts}; information of the stiffest "
-          f"{np.median(stiffness):.1f} times the prior's")  # fmt: skip
+        # Near the edges of the prior a flow is steep on its own account.
+        inside = np.flatnonzero(np.abs(local.z).max(1) < 2.0)
+        found += [_angles(local, k, stiff_direction(posterior.prior, local.z[k])) for k in inside]
+    return Directions(*np.array(found).T)
+
+
+def _angles(local: LocalGeometry, k: int, truth: np.ndarray) -> tuple[float, float, float, float]:
+    stiff = principal_angles(local.directions[k, :1], truth[None])[0]
+    # In the plane of g and the external rate, the others held: at right angles to the gradient.
+    recovered = np.linalg.eigh(local.information[k][:2, :2])[1][:, 0]
+    sloppy = np.array([-truth[1], truth[0]]) / np.linalg.norm(truth[:2])
+    away = np.arccos(min(1.0, abs(float(recovered @ sloppy))))
+    return float(np.degrees(stiff)), float(np.degrees(away)), float(local.dimension[k]), float(local.eigenvalues[k, 0])
 
 
 def culture_day(folder: Path, posterior: Path, day: int, well: str, n: int, workers: int) -> None:
