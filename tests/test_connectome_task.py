@@ -196,6 +196,20 @@ def test_silencing_a_type_changes_what_it_feeds_and_not_what_it_does_not() -> No
         silence(models, "L9", index, fly.wiring.cell_types)
 
 
+def test_flash_indices_are_features_too() -> None:
+    fly = visual_system(2)
+    network, models = RateNetwork.of(fly), published_models().take([0, 1])
+    features = CurveFeatures(("T4c",), flash_types=("Mi1", "L1"))
+    values, states, bounded = features.measure(network, fly.lattice, models)
+    assert features.names[-2:] == ("Mi1.flash_index", "L1.flash_index") and values.shape == states.shape == (2, 15)
+    assert bounded.all() and (values[:, -2] > 0.2).all() and (values[:, -1] < -0.2).all()
+    assert features.known()["Mi1.flash_index"] == 1.0 and features.known()["L1.flash_index"] == -1.0
+    wild = models.with_values(["strength.Mi1->T4c"], np.full((2, 1), 1e30))
+    assert not features.measure(network, fly.lattice, wild)[2].any()
+    with pytest.raises(UnknownNameError, match="unknown type of known polarity 'Mi2'"):
+        CurveFeatures(flash_types=("Mi2",))
+
+
 NAMES = ("strength.Mi9->T4c", "strength.Mi1->T4c", "rest.T4c")
 
 

@@ -196,6 +196,21 @@ def test_cells_types_and_parts_of_a_wiring() -> None:
         read_wiring(EDGES).central()
 
 
+LARVA = Path(__file__).resolve().parents[2] / "shared" / "data" / "wiring" / "larva_mushroom_body.npz"
+
+
+@pytest.mark.skipif(not LARVA.exists(), reason="../shared/data/wiring is not here")
+def test_a_matrix_with_types_is_read() -> None:
+    """The larva's mushroom body (Eichler et al. 2017): Kenyon cells, inputs, outputs, projection neurons."""
+    with np.load(LARVA, allow_pickle=False) as file:
+        weights, labels = file["A_left"], file["label_left"]
+    wiring = from_matrix(weights, types=labels.tolist())
+    assert wiring.n_nodes == 209 and set(wiring.cell_types) == set(labels.tolist())
+    assert wiring.count.sum() == weights.sum() and wiring.n_edges == (weights > 0).sum()
+    own = [name for name in wiring.groups if name.startswith("P->")]
+    assert own and wiring.count[wiring.group == wiring.groups.index("P->K")].sum() > 0
+
+
 def test_the_worm_has_the_counts_of_its_table(tmp_path: Path) -> None:
     """Against sums of the arrays, not through the loader's own indices."""
     from importlib.resources import files

@@ -12,8 +12,9 @@ import numpy as np
 from sbi_circuits.connectome.lattice import Lattice
 from sbi_circuits.connectome.models import Models, shared_prior
 from sbi_circuits.connectome.network import RateNetwork, batches
-from sbi_circuits.connectome.stimuli import CONTRASTS, moving_edges
-from sbi_circuits.connectome.tuning import CURVE_ANGLES, CURVES, DIVERGED, preferred_contrast
+from sbi_circuits.connectome.readouts import flash_response_index
+from sbi_circuits.connectome.stimuli import CONTRASTS, flashes, moving_edges
+from sbi_circuits.connectome.tuning import CURVE_ANGLES, CURVES, DIVERGED, POLARITY, preferred_contrast
 from sbi_circuits.errors import UnknownNameError
 from sbi_circuits.features import DEFINED, UNDEFINED
 from sbi_circuits.inference.data import TrainingData
@@ -25,13 +26,14 @@ SILENT = 1e-3  # peak below which a cell has no tuning curve
 
 @dataclass(frozen=True)
 class CurveFeatures:
-    """Tuning curves to moving edges of the preferred contrast, as features.
+    """Tuning curves to moving edges of the preferred contrast, and flash response indices, as features.
 
     Args:
         types: of T4a to T5d. speed: columns/s. dt: s. settle: s on grey before.
+        flash_types: cell types whose flash response index is a feature.
 
     Raises:
-        UnknownNameError: a type whose tuning curve is not known.
+        UnknownNameError: a type whose tuning curve, or whose polarity, is not known.
 
     Examples:
         >>> features = CurveFeatures(("T4c",))
@@ -45,20 +47,25 @@ class CurveFeatures:
     speed: float = 19.0
     dt: float = 0.01
     settle: float = 1.0
+    flash_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.types:
             preferred_contrast(name)
+        for name in self.flash_types:
+            if name not in POLARITY:
+                raise UnknownNameError("type of known polarity", name, POLARITY)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Curve at twelve angles, largest value 1, and direction selectivity, of each type."""
+        """Curve at twelve angles, largest value 1, and direction selectivity, of each type; flash indices."""
         per_type = (*(f"curve_{angle}" for angle in CURVE_ANGLES), "selectivity")
-        return tuple(f"{name}.{own}" for name in self.types for own in per_type)
+        curves = tuple(f"{name}.{own}" for name in self.types for own in per_type)
+        return curves + tuple(f"{name}.flash_index" for name in self.flash_types)
 
     def known(self) -> dict[str, float]:
-        """The measured curves as an observation; the selectivity is unobserved."""
-        found: dict[str, float] = {}
+        """The measured curves as an observation, and polarity, +1 or -1, for an index; selectivity is unobserved."""
+        found = {f"{name}.flash_index": float(POLARITY[name]) for name in self.flash_types}
         for name in self.types:
             curve = np.array(CURVES[name])
             # Which of the twelve is largest differs between experiments and models; the scale is the curve's own.
@@ -84,7 +91,22 @@ class CurveFeatures:
         bounded = peaks.max((1, 2, 3)) < DIVERGED
         own = [wanted.index(preferred_contrast(name)) for name in self.types]
         curves = np.stack([peaks[:, :, k, j] for j, k in enumerate(own)], axis=1).astype(float)
-        return *_described(np.where(bounded[:, None, None], curves, 0.0)), bounded
+        values, states = _described(np.where(bounded[:, None, None], curves, 0.0))
+        index = self._flash_index(network, lattice, models, workers)
+        bounded &= np.isfinite(index).all(1)
+        index = np.where(bounded[:, None], index, 0.0)
+        defined = np.full(index.shape, DEFINED, dtype=np.uint8)
+        return np.hstack([values, index]), np.hstack([states, defined]), bounded
+
+    def _flash_index(self, network: RateNetwork, lattice: Lattice, models: Models, workers: int) -> np.ndarray:
+        """(M, flash types); not a number where a model diverges."""
+        if not self.flash_types:
+            return np.zeros((models.n_models, 0))
+        central = network.wiring.central()
+        cells = np.array([central[network.wiring.type_index(name)] for name in self.flash_types])
+        movie = flashes(lattice, self.dt).movie
+        v = network.respond(models, movie, self.dt, self.settle, cells, workers).astype(float)
+        return np.where(abs(v).max((1, 2)) < DIVERGED, flash_response_index(v), np.nan)
 
 
 def _described(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

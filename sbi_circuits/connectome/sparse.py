@@ -41,9 +41,17 @@ class Csr:
     def arrays(self) -> tuple[np.ndarray, ...]:
         return self.start, self.other, self.edge_class
 
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Start, other end and class as tensors on a device, and the own end of every edge; copied there once."""
+        if device not in self._copies:
+            start, other, edge_class = (torch.as_tensor(a.astype(np.int64)).to(device) for a in self.arrays)
+            own = torch.repeat_interleave(torch.arange(len(start) - 1, device=device), start.diff())
+            self._copies[device] = (start, other, edge_class, own)
+        return self._copies[device]
+
     @cached_property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(torch.as_tensor(a.astype(np.int64)) for a in (self.start, self.other, self.edge_class))  # type: ignore[return-value]
+    def _copies(self) -> dict[torch.device, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +274,7 @@ def _torch_forward(links: Links, weight: Tensor, rates: Tensor) -> Tensor:
 
 
 def _torch_product(csr: Csr, weight: Tensor, x: Tensor, n: int) -> Tensor:
-    start, other, edge_class = (a.to(x.device) for a in csr.tensors)
+    start, other, edge_class, _ = csr.on(x.device)
     found = []
     for w, own in zip(weight, x, strict=True):
         with warnings.catch_warnings():  # "CSR support is in beta state", once a process
@@ -279,8 +287,7 @@ def _torch_product(csr: Csr, weight: Tensor, x: Tensor, n: int) -> Tensor:
 
 def _torch_backward(links: Links, weight: Tensor, rates: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     dx = _torch_product(links.by_source, weight.detach(), grad, links.n_nodes)
-    start, target, edge_class = (a.to(rates.device) for a in links.by_source.tensors)
-    source = torch.repeat_interleave(torch.arange(links.n_nodes, device=rates.device), start.diff())
+    _, target, edge_class, source = links.by_source.on(rates.device)
     dw = torch.zeros_like(weight)
     for a in range(0, links.n_edges, _CHUNK):
         part = slice(a, a + _CHUNK)
