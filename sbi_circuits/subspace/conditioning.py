@@ -19,7 +19,8 @@ from sbi_circuits.subspace.density import LIMIT, Density, log_density
 
 Bounds = Mapping[str, tuple[float, float]]
 _POOL = 4000  # posterior draws that conditions start from
-_CHAINS = 500
+_CHAINS, _LEAST_CHAINS = 500, 200
+_COORDINATES = 7000  # chains times parameters: evaluating more takes longer
 _NEAR = 0.1  # share of the pool that counts as near a fixed value
 _JUMP = 0.1  # share of steps that try a whole difference, which leads from mode to mode
 
@@ -133,7 +134,7 @@ class Conditioner:
         return np.clip(self.density.prior.unconstrain(theta), -LIMIT, LIMIT)
 
     def given(
-        self, fixed: Mapping[str, float] | None = None, bounded: Bounds | None = None, n: int = 1000, steps: int = 40
+        self, fixed: Mapping[str, float] | None = None, bounded: Bounds | None = None, n: int = 1000, steps: int = 30
     ) -> Conditional:
         """n draws of the posterior given fixed or bounded parameters.
 
@@ -170,7 +171,7 @@ class Conditioner:
 
     def _chains(self, region: "_Region", n: int, steps: int) -> tuple[np.ndarray, float]:
         random = generator(self.seed, "chains")
-        chains = min(n, _CHAINS)
+        chains = min(n, int(np.clip(_COORDINATES // len(region.low), _LEAST_CHAINS, _CHAINS)))
         takes = -(-n // chains)
         z = region.start(self.pool, chains, random)
         log_p = log_density(self.density, z)
