@@ -57,14 +57,14 @@ class Cell:
         write_json(self.path, figures)
         return figures
 
-    def scored(self) -> dict[str, Any]:
-        """Figures with the C2ST of every observation, each kept as soon as it is known."""
+    def scored(self, observations: int) -> dict[str, Any]:
+        """Figures with the C2ST of the first observations, each kept as soon as it is known."""
         from sbibm.metrics.c2st import c2st
 
         figures, given = self.trained(), self.given
         with np.load(self.draws, allow_pickle=False) as stored:
             draws = stored["draws"]
-        for i in range(len(figures["c2st"]), self.observations):
+        for i in range(len(figures["c2st"]), observations):
             pair = torch.as_tensor(given.references[i]), torch.as_tensor(draws[i]).float()
             figures["c2st"].append(c2st(*pair).item())
             write_json(self.path, figures)
@@ -79,6 +79,18 @@ def _figures(answer: Answer) -> dict[str, Any]:
         "draw_s": answer.draw_s,
         "note": answer.note,
     }
+
+
+def _scores(cells: list[Cell], observations: int) -> dict[tuple[str, str, int], list[dict[str, Any]]]:
+    """Figures of every cell; one observation of all before the next, so that what an interruption leaves compares."""
+    for count in range(1, observations + 1):
+        for cell in cells:
+            score = cell.scored(count)["c2st"][count - 1]
+            print(f"{cell.path.stem}: C2ST {score:.3f}, observation {count}", flush=True)
+    found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for cell in cells:
+        found.setdefault((cell.estimator, cell.task, cell.budget), []).append(cell.scored(observations))
+    return found
 
 
 def main() -> None:
@@ -107,11 +119,7 @@ def main() -> None:
         print(f"{cell.path.stem}: held out {figures['held_out']:.3f}, {seconds}, {figures['note']}", flush=True)
     if given.unscored:
         return
-    found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
-    for cell in cells:
-        figures = cell.scored()
-        found.setdefault((cell.estimator, cell.task, cell.budget), []).append(figures)
-        print(f"{cell.path.stem}: C2ST {np.mean(figures['c2st']):.3f}", flush=True)
+    found = _scores(cells, given.observations)
     text = comparison(found, given.observations)
     print(f"\n{text}")
     if given.write:

@@ -3,7 +3,7 @@
 import datetime
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,14 @@ def comparison(found: Found, observations: int) -> str:
     """One row for each estimator, task and budget, then the mean over the tasks."""
     rows = [_row(*key, results) for key, results in found.items()]
     rows += [_mean_row(estimator, budget, found) for estimator, budget in sorted({(e, b) for e, _, b in found})]
-    context = f"{datetime.date.today()}, {description()}; load average {load()}."
     what = f"Observations 1 to {observations} of each task; C2ST as sbibm defines it; processor seconds, one thread."
-    return f"`make bench-inference`. {what} {context}\n\n{table(_COLUMNS, rows)}"
+    return context("make bench-inference", what, _COLUMNS, rows)
+
+
+def context(command: str, what: str, columns: Sequence[str], rows: list[list[str]]) -> str:
+    """A table with the command that makes it, what it shows, and where and when it was measured."""
+    where = f"{datetime.date.today()}, {description()}; load average {load()}."
+    return f"`{command}`. {what} {where}\n\n{table(columns, rows)}"
 
 
 def _row(estimator: str, task: str, budget: int, results: list[dict[str, Any]]) -> list[str]:
@@ -42,13 +47,13 @@ def _mean_row(estimator: str, budget: int, found: Found) -> list[str]:
     return [f"mean of {len(chosen)}", str(budget), estimator, f"{means[0]:.3f}", "", "", f"{means[1]:.0f}", ""]
 
 
-def write_results(text: str) -> None:
-    """Put the table into RESULTS.md, in place of an earlier one."""
+def write_results(text: str, heading: str = HEADING) -> None:
+    """Put the text into RESULTS.md under a heading, in place of what stood there up to the next heading."""
     content = RESULTS.read_text() if RESULTS.exists() else "# Measured\n"
-    before, found, rest = content.partition(f"{HEADING}\n")
-    following = re.search(r"^## ", rest, flags=re.MULTILINE)
+    before, found, rest = content.partition(f"{heading}\n")
+    following = re.search(r"^##+ ", rest, flags=re.MULTILINE)
     after = rest[following.start() :] if following else ""
-    parts = [before.rstrip(), f"{HEADING}\n{text.strip()}", after.rstrip()]
+    parts = [before.rstrip(), f"{heading}\n{text.strip()}", after.rstrip()]
     temporary = RESULTS.with_suffix(".tmp")
     temporary.write_text("\n\n".join(part for part in parts if part) + "\n")
     os.replace(temporary, RESULTS)
