@@ -132,6 +132,7 @@ def test_sloppy_walks_stay_and_paths_are_judged() -> None:
     assert found.walks_proof.moved.within(2.0) > 0.9
     assert found.paths_proof.counted.sum() == 2 * 3 and "failed" in found.paths_proof.summary("paths")
     assert found.average.dimension[0] >= 1 and abs(found.average.sloppy[0, 2]) > 0.8
+    assert abs(found.expected.sloppy[0, 2]) > 0.8  # the Fisher matrix agrees with the curvature
 
 
 def test_an_ensemble_of_another_circuit_is_refused() -> None:

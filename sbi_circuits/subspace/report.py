@@ -7,6 +7,7 @@ import numpy as np
 
 from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.errors import InferenceError
+from sbi_circuits.features import UNOBSERVED
 from sbi_circuits.inference import Posterior
 from sbi_circuits.seeds import generator, stream_key
 from sbi_circuits.subspace.between import Comparison
@@ -14,7 +15,16 @@ from sbi_circuits.subspace.conditioning import Bounds, Conditional, Conditioner
 from sbi_circuits.subspace.density import unbounded
 from sbi_circuits.subspace.even import Coverage, coverage, farthest_points
 from sbi_circuits.subspace.geometry import GlobalGeometry, global_geometry
-from sbi_circuits.subspace.local import Bending, LocalGeometry, bending, local_geometry, pooled, ridge
+from sbi_circuits.subspace.local import (
+    Bending,
+    LocalGeometry,
+    bending,
+    fisher,
+    local_geometry,
+    pooled,
+    principal_angles,
+    ridge,
+)
 from sbi_circuits.subspace.paths import Paths, Walks, ensemble_paths, walk
 from sbi_circuits.subspace.perturbations import Effect, FeatureValue
 from sbi_circuits.subspace.proof import (
@@ -25,9 +35,10 @@ from sbi_circuits.subspace.proof import (
     prove_paths,
     prove_walks,
 )
-from sbi_circuits.subspace.resimulate import Runner, circuit_of, require_match
+from sbi_circuits.subspace.resimulate import Runner, circuit_of, members_of, require_match
 
 _LEAST_MEMBERS = 3
+_COMPARED = 3  # stiff directions of curvature and Fisher matrix
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,7 @@ class SubspaceReport:
         overall: geometry of the members; None where they are too few for it.
         composites: name -> (K,) value of each member, in the unit the circuit gives it.
         local: information of the data at some members, on the ridge near them; average: over them.
+        expected: Fisher matrix of the learned likelihood, averaged over the simulations of these members.
         bent: angles between their tangent spaces.
         covered: how much of the posterior the members cover.
         directions: feature changes along sloppy, stiff and random directions.
@@ -83,6 +95,7 @@ class SubspaceReport:
     composites: Mapping[str, np.ndarray]
     local: LocalGeometry
     average: LocalGeometry
+    expected: LocalGeometry
     bent: Bending
     covered: Coverage
     directions: DirectionProof
@@ -107,6 +120,7 @@ class SubspaceReport:
             f"stiffest direction: {loadings(average.stiff[0], names)}; sloppiest: {loadings(average.sloppy[0], names)}",
             f"{int(average.dimension[0])} of {len(names)} directions are sloppy; tangent spaces of members lie "
             f"{np.degrees(self.bent.mean):.0f} degrees apart (random ones {np.degrees(self.bent.by_chance):.0f})",
+            self._agreement(),
             self.covered.summary(),
             self.directions.summary(),
         ]
@@ -119,6 +133,15 @@ class SubspaceReport:
         for value in self.features[:5]:
             lines.append(f"measuring {value.name}: {value.information:.2f} +- {value.error:.2f} nats")
         return "\n".join(lines)
+
+
+    def _agreement(self) -> str:
+        """Whether curvature and Fisher matrix see the same stiff directions."""
+        stiff = max(1, min(_COMPARED, len(self.ensemble.prior) - 1))
+        angles = principal_angles(self.average.directions[0, :stiff], self.expected.directions[0, :stiff])
+        first = loadings(self.expected.stiff[0], self.ensemble.prior.names)
+        return (f"Fisher matrix of the learned likelihood: stiffest {first}; its {stiff} stiffest lie "
+                f"{np.degrees(angles.mean()):.0f} degrees from those of the curvature")  # fmt: skip
 
 
 def loadings(direction: np.ndarray, names: Sequence[str], most: int = 4) -> str:
@@ -154,9 +177,11 @@ def analyse(
     local = local_geometry(density, ridge(density, z[chosen]))
     average = pooled(local)
     sloppy = max(1, int(average.dimension[0]))
+    known = members_of(ensemble).only(ensemble.observation.states != UNOBSERVED)[chosen]
     report = SubspaceReport(
         ensemble=ensemble, overall=global_geometry(ensemble.members, ensemble.prior, plan.seed) if k >= 20 else None,
         composites=circuit.composite_values(ensemble.members), local=local, average=average,
+        expected=pooled(fisher(posterior, z[chosen], known.values, known.states)),
         bent=bending(local, min(sloppy, len(posterior.prior) - 1) or 1, seed=plan.seed),
         covered=coverage(density, ensemble.members, seed=plan.seed),
         directions=prove_directions(ensemble, chosen, _directions(local, plan.seed), plan.lengths, _own(runner, 0)),

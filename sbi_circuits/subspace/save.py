@@ -109,6 +109,8 @@ def _local(report: SubspaceReport) -> dict[str, Any]:
         "z": ((names[0], names[2]), report.local.z), "eigenvalues": (names[:2], report.local.eigenvalues),
         "directions": (names, report.local.directions), "average_eigenvalues": ((names[1],), average.eigenvalues[0]),
         "average_directions": (names[1:], average.directions[0]),
+        "fisher_eigenvalues": ((names[1],), report.expected.eigenvalues[0]),
+        "fisher_directions": (names[1:], report.expected.directions[0]),
         "tangent_angles": (("pair", "angle"), report.bent.angles),
         "tangent_distance": (("pair",), report.bent.distance),
     }  # fmt: skip
