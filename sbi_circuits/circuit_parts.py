@@ -139,7 +139,8 @@ class Projection:
         on_spike: effect of a presynaptic spike when it arrives: statements on the projection's own variables
             and `variable_post += expression`, where expressions may use `weight`, parameters and constants.
         delay: an expression with units of time, rounded to whole steps; with rand() or randn() every synapse
-            draws its own, and a negative one is an error.
+            draws its own, and a negative one is an error. Of a summed coupling in a rate circuit it delays what
+            the expression reads from the source, which before the start was as at the start.
         when: a condition on parameters; the projection is absent where it is false.
         equations: Brian2 equations of the projection's own variables, for instance
             `dx/dt = (1 - x)/tau_d : 1 (event-driven)`.

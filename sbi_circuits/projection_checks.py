@@ -48,6 +48,8 @@ def _check_projection(
         raise CircuitError(f"{where}: its source {projection.source} has no threshold and never spikes")
     measured = _measured(projection, known, variables[projection.target])
     _Synapse(projection, known, measured, variables).check()
+    if projection.summed and projection.delay != "0*ms" and (circuit.spikes or projection.random_delay):
+        raise CircuitError(f"{where}: a summed coupling has a delay in rate circuits only, one for all its synapses")
     check_dimensions(projection.delay, "second", {**known, **measured}, f"{where}, delay")
     _check_wiring(projection, circuit, known)
     if projection.when:

@@ -205,6 +205,8 @@ BAD: dict[str, Callable[[], object]] = {
         projections=(projection(on_spike="v_post += weight*p"),)),
     "summed variable": with_gap(summed="v_post = p*(v_pre - v_post)"),
     "summed units": with_gap(summed="gap_post = p*v_pre/tau"),
+    "summed delay": with_gap(delay="1*ms"),
+    "gap junction one way": lambda: Explicit(((0, 1), (1, 0), (1, 2)), symmetric=True),
     "summed twice": lambda: build(
         populations=(population(equations=GAP),),
         projections=(projection(**JUNCTION), projection(name="again", **JUNCTION))),

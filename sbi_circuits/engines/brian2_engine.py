@@ -21,6 +21,7 @@ from brian2.units.fundamentalunits import Quantity, get_dimensions
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, EarlyStop, Readout
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
+from sbi_circuits.engines.brian2_delays import delay_lines, delayed_equations
 from sbi_circuits.engines.brian2_signals import readout_equations, sampled, signal_monitors
 from sbi_circuits.engines.brian2_synapses import brian2_synapses
 from sbi_circuits.engines.methods import register_methods
@@ -135,6 +136,7 @@ def build_model(
     known = _as_quantities(setup.values, _quantities(circuit))
     present = [s for s in setup.synapses if len(s.targets)]
     objects += [brian2_synapses(circuit.projections[s.number], s, groups, known, clock) for s in present]
+    objects += delay_lines(circuit, setup, groups, clock)
     inputs = _poisson_inputs(setup, groups)
     if not compile_poisson:
         for poisson in inputs:
@@ -269,6 +271,7 @@ def _neurons(
         namespace["refractory_period"] = cells.refractory_steps * setup.dt * brian2.second
         refractory = refractory and "refractory_period"
     equations = [population.equations, *readout_equations(readouts, population.name)]
+    equations += delayed_equations(circuit, setup, population)
     for current in (c for c in setup.currents if c.target == population.name):
         dimension = _current_dimension(circuit, current)
         namespace[f"{current.name}_values"] = _timed(current, setup, dimension)

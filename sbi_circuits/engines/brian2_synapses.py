@@ -8,6 +8,7 @@ import numpy as np
 from brian2.units.fundamentalunits import Quantity, get_dimensions
 
 from sbi_circuits.circuit import Projection
+from sbi_circuits.engines.brian2_delays import delayed_sums
 from sbi_circuits.engines.synapses import Synapses
 from sbi_circuits.units import declared_quantities, dimensioned_value
 
@@ -70,7 +71,7 @@ def _model(projection: Projection, synapses: Synapses, groups: Groups, known: Ma
     lines = [projection.equations]
     if projection.random_weight:
         lines.append(f"weight : {_unit(_weight_dimension(projection, known))} (constant)")
-    for variable, expression in projection.sums():
+    for variable, expression in delayed_sums(projection, synapses):
         unit = _unit(groups[synapses.target].variables[variable].dim)
         lines.append(f"{variable}_post = {expression} : {unit} (summed)")
     return "\n".join(lines)

@@ -12,7 +12,8 @@ def trapezoid(equations: Any, variables: Any = None, method_options: Any = None)
     Brian2's own `heun` takes the drift by Euler's method.
     """
     noises = sorted(equations.stochastic_variables)
-    changes = {name: _change(expression, noises) for name, expression in equations.get_substituted_expressions(variables)}
+    substituted = equations.get_substituted_expressions(variables)
+    changes = {name: _change(expression, noises) for name, expression in substituted}
     ahead = {name: f"__p_{name}" for name in changes} | {"t": "(t + dt)"}
     lines = [f"{xi} = dt**.5 * randn()" for xi in noises]
     lines += [f"__k_{name} = {change}" for name, change in changes.items()]

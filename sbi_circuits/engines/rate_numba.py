@@ -17,6 +17,7 @@ from sbi_circuits.engines.noise import row_length
 from sbi_circuits.engines.rate_program import Program, is_rate_circuit, rate_program
 from sbi_circuits.engines.rate_source import argument_names, rate_source
 from sbi_circuits.engines.rate_values import Lanes, population_sizes
+from sbi_circuits.engines.rewrite import refusal
 from sbi_circuits.engines.setup import prepare
 from sbi_circuits.engines.signals import Sampling, chosen_readouts, quiet_recording, sampling
 from sbi_circuits.engines.synapse_source import noise_numbers
@@ -204,9 +205,20 @@ class _Arrays:
             f"present_{k}": there, f"indptr_{k}": indptr, f"targets_{k}": targets,
             f"weights_{k}": np.ascontiguousarray(weights, dtype=self.real),
             f"every_{k}": isinstance(projection.wiring, AllToAll), f"dense_{k}": bool(dense),
+            **self._past(link, projection, sources, products),
             f"scratch_{k}": np.zeros((2, max(sources, size) * self.lanes), dtype=self.real),
             f"KS_{k}": self.side.invariants(link.invariants, known, self.real),
         }  # fmt: skip
+
+    def _past(self, link: Coupling, projection: Projection, sources: int, products: bool) -> dict[str, np.ndarray]:
+        """Ring of what sources were, as long as the longest delay, and the delay of each lane in steps."""
+        delay = np.broadcast_to(evaluate(projection.delay, self.side.values), (self.lanes,))
+        lags = np.round(delay / self.side.dt).astype(np.int64)
+        if lags.any() and not products:
+            raise refusal(f"projection {projection.name}", "a delayed coupling that is no product of its ends")
+        number = sum(len(terms(e, link.random_weight) or ()) for _, e in link.summed)
+        shape = (number, 1 + int(lags.max()), sources * self.lanes if lags.any() else 0)
+        return {f"past_{link.number}": np.zeros(shape, dtype=self.real), f"lags_{link.number}": lags}
 
     def _size(self, population: str) -> int:
         return self.side.sizes[self.side.program.position(population)]

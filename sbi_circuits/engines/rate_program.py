@@ -1,4 +1,4 @@
-"""A rate circuit as plain statements: state updates, sums over synapses and readouts, for engines that run many at once.
+"""A rate circuit as plain statements: updates, sums over synapses, readouts; for engines that run many at once.
 
 A rate circuit is one without thresholds: nothing in it spikes, and populations act on each other through `summed`
 couplings. Sums are taken once a step, before the state updates, and held during the step (as Brian2 does), so that a

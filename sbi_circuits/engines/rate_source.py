@@ -32,7 +32,7 @@ LANES = {lanes}
 # Relaxed operations that keep NaN and infinity, by which a diverged simulation is known.
 _SINGLE_FLAGS = "{'nsz', 'arcp', 'contract', 'afn', 'reassoc'}"
 # What `run` is handed of each projection, each name followed by the projection's number.
-LINK_ARRAYS = ("present", "indptr", "targets", "weights", "every", "dense", "scratch", "KS")
+LINK_ARRAYS = ("present", "indptr", "targets", "weights", "every", "dense", "past", "lags", "scratch", "KS")
 _DECORATOR = "@njit(cache=True, fastmath=FLAGS, error_model='numpy')"
 
 
@@ -112,12 +112,13 @@ def _sum(e: int, link: Coupling, single: bool) -> list[str]:
     expression = link.summed[e][1]
     listed = terms(expression, link.random_weight)
     arrays = [*(f"b_{n}" for n in link.pre), *(f"c_{n}" for n in link.post)]
-    head = ["indptr", "targets", "weights", "every", "dense", "same", "felt", *arrays, "sources", "size", "scratch", "K"]
+    head = ["indptr", "targets", "weights", "every", "dense", "past", "lags", "step", "same", "felt", *arrays,
+            "sources", "size", "scratch", "K"]  # fmt: skip
     if listed is None:
         return [_pairs(e, link, single, head)]
     lines = [_DECORATOR, f"def sum_{link.number}_{e}({', '.join(head)}):", "    felt[:] = ZERO"]
-    for term in listed:
-        lines += _product(term, link, single)
+    for number, term in enumerate(listed, first_term(link, e)):
+        lines += _product(term, link, single, number)
     return ["\n".join(lines)]
 
 
@@ -141,7 +142,12 @@ def _pairs(e: int, link: Coupling, single: bool, head: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _product(term: Term, link: Coupling, single: bool) -> list[str]:
+def first_term(link: Coupling, e: int) -> int:
+    """Number of the first term of a sum, counted over the projection's sums."""
+    return sum(len(terms(text, link.random_weight) or ()) for _, text in link.summed[:e])
+
+
+def _product(term: Term, link: Coupling, single: bool, number: int) -> list[str]:
     """One term: the source's factor, the matrix, the target's factor."""
     before = _factor(term.pre, link.pre, "b", "pre", "i") + [
         f"scratch[0, i * LANES + lane] = {show(term.pre, single, link.invariants) if term.pre else 'ONE'}"
@@ -154,6 +160,7 @@ def _product(term: Term, link: Coupling, single: bool) -> list[str]:
     return [
         "    for i in range(sources):",
         *_lane_loop("        ", before),
+        *_delayed(number),
         "    scratch[1, : size * LANES] = ZERO",
         *(_dense() if term.weighted else _every_pair()),
         "    else:",
@@ -163,6 +170,20 @@ def _product(term: Term, link: Coupling, single: bool) -> list[str]:
         *_lane_loop("                ", [f"scratch[1, j * LANES + lane] += {weight}scratch[0, i * LANES + lane]"]),
         "    for j in range(size):",
         *_lane_loop("        ", after),
+    ]
+
+
+def _delayed(number: int) -> list[str]:
+    """Put the source's factor into the ring of its past, and take out the one that arrives now."""
+    return [
+        "    if past.shape[1] > 1:",
+        "        if step == 0:",
+        f"            past[{number}, :, : sources * LANES] = scratch[0, : sources * LANES]",
+        "        for i in range(sources):",
+        "            for lane in range(LANES):",
+        f"                past[{number}, step % past.shape[1], i * LANES + lane] = scratch[0, i * LANES + lane]",
+        "                then = (step - lags[lane]) % past.shape[1]",
+        f"                scratch[0, i * LANES + lane] = past[{number}, then, i * LANES + lane]",
     ]
 
 
@@ -232,7 +253,7 @@ def _run(program: Program, single: bool) -> str:
         for e, (variable, _) in enumerate(link.summed):
             arrays = [*_rows(program, link.target, (variable,)), *_rows(program, link.source, link.pre),
                       *_rows(program, link.target, link.post)]  # fmt: skip
-            own = [f"{a}_{link.number}" for a in ("indptr", "targets", "weights", "every", "dense")]
+            own = [f"{a}_{link.number}" for a in LINK_ARRAYS if a not in ("present", "scratch", "KS")] + ["step"]
             sizes = [f"sizes[{program.position(end)}]" for end in (link.source, link.target)]
             lines += [
                 f"        if present_{link.number}:",

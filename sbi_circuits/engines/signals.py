@@ -93,7 +93,8 @@ def quiet_recording(
     recorded = cells if record.spikes < 0 else min(record.spikes, cells)
     bins = int((grid.steps - grid.first) * grid.dt / COUNT_BIN + 1e-6)
     silent = {n: PopulationCounts(np.zeros(bins, dtype=np.int64), size) for n, size in sizes.items()}
-    moments = {n: IntervalMoments(np.zeros(size, np.int64), np.zeros(size), np.zeros(size)) for n, size in sizes.items()}
+    none = {n: np.zeros(size) for n, size in sizes.items()}
+    moments = {n: IntervalMoments(z.astype(np.int64), z, z) for n, z in none.items()}
     return Recording(
         t0=grid.first * grid.dt,
         t1=grid.steps * grid.dt,

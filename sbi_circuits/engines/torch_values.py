@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, Population, Projection
 from sbi_circuits.circuit_values import edge_values
+from sbi_circuits.circuit_values import edge_values
 from sbi_circuits.engines.rate_program import Program
 from sbi_circuits.engines.setup import Setup
 from sbi_circuits.engines.torch_functions import TORCH_FUNCTIONS
@@ -101,8 +102,9 @@ class Batch:
         draws = [generator(self.seed, i, "weight", projection.name) for i in self.indices]
         measured = {n: torch.as_tensor(v, dtype=torch.float64) for n, v in edge_values(projection).items()}
         rows: list[Tensor] = []
+        measured = {name: torch.as_tensor(column) for name, column in edge_values(projection).items()}
         for b, (draw, count) in enumerate(zip(draws, counts, strict=True)):
-            own = {n: v[b] if isinstance(v, Tensor) and v.ndim else v for n, v in values.items()}
+            own = {n: v[b] if isinstance(v, Tensor) and v.ndim else v for n, v in values.items()} | measured
             value = evaluate(projection.weight, {**own, **measured}, {**TORCH_FUNCTIONS, **drawing([draw], [count])})
             rows.append(torch.as_tensor(value, dtype=torch.float64).reshape(-1).expand(count))
         return rows

@@ -8,6 +8,7 @@ from sbi_circuits.circuit import (
     AllToAll,
     Circuit,
     CurrentSteps,
+    EdgeList,
     Explicit,
     FixedIndegree,
     Independent,
@@ -91,6 +92,7 @@ def micro(name: str, wiring: Wiring, weight: str, summed: str, equations: str = 
 
 
 RING = Explicit(((0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)))
+EDGES = EdgeList([0, 0, 1, 3, 4, 7, 7], [1, 2, 2, 5, 0, 8, 8], {"count": [3, 1, 2, 4, 1, 2, 5]})
 RANDOM, TANH, ONE = "g*randn()/sqrt(n)", "felt_post = weight*tanh(x_pre)", "felt_post = g*tanh(x_pre)/n"
 MICRO_RATES = {
     c.name: c
@@ -102,6 +104,10 @@ MICRO_RATES = {
         micro("one_to_one", OneToOne(), "0.5*g*rand()", TANH),
         micro("explicit", RING, "g", "felt_post = weight*(x_pre - x_post)"),
         micro("nonlinear_pair", Independent("0.5"), "0.3*g*rand()", "felt_post = weight*sin(x_pre - x_post)"),
+        micro("delayed", AllToAll(), RANDOM, TANH, delay="4*ms"),
+        micro("delayed_by_a_parameter", AllToAll(), "1", "felt_post = g*(tanh(x_pre) - 0.3*x_post)/n",
+              delay="1*ms + 0.3*tau"),
+        micro("edge_list", EDGES, "0.2*g*count", TANH),
         micro("formulas", AllToAll(), "1", ONE, FORMULAS),
         *(micro(f"method_{m}", AllToAll(), "1", ONE, method=m)
           for m in ("rk4", "exponential_euler", "heun", "trapezoid")),
