@@ -1,6 +1,6 @@
 """Does `refine` reach a distance with fewer simulations than drawing more from the posterior?
 
-    python -m benchmarks.refine [--only jansen_rit]
+    python -m benchmarks.refine [--only jansen_rit] [--still]
 
 For each circuit: a table of draws of the prior trains a posterior; the observation is a simulation of a configuration
 that the table does not hold. Draws of the posterior are simulated again, and so are configurations that `refine` made
@@ -12,14 +12,14 @@ same for both and is left out.
 import argparse
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 
 from sbi_circuits.campaign import Campaign, run_campaign
-from sbi_circuits.circuit import Circuit, Record, get_circuit
+from sbi_circuits.circuit import Circuit, Record, get_circuit, register
 from sbi_circuits.engines import Protocol, get_engine
 from sbi_circuits.ensemble import observe
 from sbi_circuits.features import FeatureSet
@@ -42,9 +42,16 @@ class Case:
     low: float
     high: float
     truth: tuple[tuple[str, float], ...]
+    still: bool = False
 
     def circuit(self) -> Circuit:
-        return get_circuit(self.name)
+        """As it ships; or without noise, and with cells that are alike, so that a distance can become 0."""
+        circuit = get_circuit(self.name)
+        if not self.still:
+            return circuit
+        if "sigma" in circuit.prior.names:
+            return circuit.fix(sigma=0.0)
+        return replace(circuit, constants={**dict(circuit.constants), "spread": "0"})  # type: ignore[arg-type]
 
     def protocol(self) -> Protocol:
         return Protocol(self.duration, 0.4, Record(counts=False, signals=(self.signal,), signal_rate=500.0), dt=self.dt)
@@ -79,7 +86,7 @@ def distances(case: Case, theta: np.ndarray, target: Target, seed: int) -> np.nd
 
 def compare(case: Case, simulations: int, draws: int, members: int, steps: int) -> str:
     """One row of the table."""
-    circuit, features = case.circuit(), FeatureSet((case.field(),))
+    circuit, features = register(case.circuit()), FeatureSet((case.field(),))
     campaign = Campaign(circuit, simulations, features, case.protocol(), seed=0, engine="kernel[numba]")
     with tempfile.TemporaryDirectory() as folder:
         table = run_campaign(campaign, Path(folder) / "table", progress=False)
@@ -117,6 +124,7 @@ def _row(name: str, plain: np.ndarray, after: np.ndarray, own: np.ndarray, steps
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=[c.name for c in CASES])
+    parser.add_argument("--still", action="store_true", help="circuits without noise")
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--members", type=int, default=16)
@@ -128,6 +136,7 @@ def main() -> None:
           "per refined one | fewer by |\n| --- | --- | --- | --- | --- | --- | --- |")  # fmt: skip
     for case in CASES:
         if chosen.only in (None, case.name):
+            case = replace(case, still=chosen.still)
             print(compare(case, chosen.simulations, chosen.draws, chosen.members, chosen.steps), flush=True)
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sbi_circuits.circuit import Circuit, CurrentSteps, Population, Projection
 from sbi_circuits.circuit_values import edge_values
-from sbi_circuits.circuit_values import edge_values
 from sbi_circuits.engines.rate_program import Program
 from sbi_circuits.engines.setup import Setup
 from sbi_circuits.engines.torch_functions import TORCH_FUNCTIONS
