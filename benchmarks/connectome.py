@@ -120,7 +120,8 @@ def figures_part(options: argparse.Namespace) -> str:
     sets = [("best (000)", "published", [0]), ("best ten", "published", list(range(10))),
             (f"all {options.models}", "published", list(range(options.models)))]  # fmt: skip
     few = list(range(options.controls))
-    sets += [(f"{len(few)} on wiring shuffled by {what}", what, few) for what in CONTROLS[1:]]
+    sets.append((f"first {len(few)}", "published", few))
+    sets += [(f"first {len(few)}, wiring shuffled by {what}", what, few) for what in CONTROLS[1:]]
     for title, control, models in sets:
         found = read_outs(options.folder, options.extent, models, control)
         rows.append([title, *_medians(found)])

@@ -141,11 +141,15 @@ def test_a_network_that_diverges_has_no_tuning() -> None:
 
 @pytest.mark.slow
 def test_the_best_models_have_the_published_agreement() -> None:
-    """Extent 8, the best five; figures of all fifty at extent 15 stand in benchmarks/RESULTS.md."""
+    """Extent 8, the best five; figures of all fifty at extent 15 stand in benchmarks/RESULTS.md.
+
+    The published tuning correlations of T4 and T5 are those of the best model, its curves averaged over speeds.
+    """
     fly = visual_system(8)
     network, models = RateNetwork.of(fly), published_models().take(slice(5))
     index = flash_response_index(flash_responses(network, models, fly.lattice))
     found = agreement(fly.wiring.cell_types, index, edge_tuning(network, models, fly.lattice))
     assert np.median(found.flash) == pytest.approx(0.8, abs=0.07)
     assert found.selectivity[0] == pytest.approx(0.89, abs=0.05)
-    assert np.median(found.direction_error) < 20
+    published = (0.94, 0.72, 0.54, 0.86, 0.84, 0.90, 0.95, 0.90)
+    assert abs(found.mean_curves[0] - published).max() < 0.15 and np.median(found.direction_error[0]) < 20
