@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from sbi_circuits.errors import TableError
 from sbi_circuits.features import DEFINED
@@ -112,6 +113,7 @@ def load_usable(table: Any, features: Sequence[str] | None = None) -> Usable:
                 states[place] = own
 
     found = _read(table, light, every, keep)
+    pa.default_memory_pool().release_unused()  # what reading took is free for what comes now
     ok = slice(None) if light.ok.all() else light.ok
     return Usable(light.theta[ok], values, states, light.weight[ok], light.counts, found)
 
