@@ -277,7 +277,7 @@ def subspace(
     out: Out = Path("subspace"),
     n: Annotated[int, typer.Option("--n", help="Grow the ensemble to so many verified members first.")] = 0,
     most: Annotated[int, typer.Option(help="Configurations simulated at most while it grows.")] = 1000,
-    members: Annotated[int, typer.Option(help="At which directions are measured and proved.")] = 16,
+    members: Annotated[int, typer.Option(help="At which directions are measured and proved.")] = 12,
     paths: Annotated[int, typer.Option(help="Paths between members.")] = 6,
     walks: Annotated[int, typer.Option(help="Walks along sloppy directions.")] = 6,
     repeats: Annotated[int, typer.Option(help="Seeds per configuration.")] = 4,

@@ -27,7 +27,7 @@
 # 6. is it another subspace for another recording?
 # 7. which experiment would tell the members apart?
 #
-# At full size it takes some minutes on two cores; with the environment variable
+# How long it takes at full size has not been measured yet; with the environment variable
 # `SBI_CIRCUITS_TUTORIAL_SIZE=small` it shows that every step runs, and its figures then mean little.
 
 # %%

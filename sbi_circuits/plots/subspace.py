@@ -58,7 +58,7 @@ def direction_plot(proof: DirectionProof) -> Figure:
     """Simulated feature change against the length of the move, for each kind of direction, with its failures."""
     fig = blank(3.8, 2.8)
     ax = thin(fig.add_subplot(), "left", "bottom")
-    colours = {"sloppy": ACCENT, "stiff": INK}
+    colours, dashes = {"sloppy": ACCENT, "sloppy here": ACCENT, "stiff": INK}, {"sloppy here": (0, (4, 2))}
     for name, changes in zip(proof.names, proof.changes, strict=True):
         colour = colours.get(name, GREY)
         for length, change in zip(proof.length, changes, strict=True):
@@ -66,7 +66,8 @@ def direction_plot(proof: DirectionProof) -> Figure:
                     alpha=0.4)  # fmt: skip
         failed = float(np.mean([c.failure_rate for c in changes]))
         middle = [min(float(np.median(c.size)), _MOST_CHANGE) for c in changes]
-        ax.plot(proof.length, middle, "o-", color=colour, lw=1.1, ms=4, label=f"{name} ({failed:.0%} failed)")
+        ax.plot(proof.length, middle, "o", ls=dashes.get(name, "-"), color=colour, lw=1.1, ms=4,
+                label=f"{name} ({failed:.0%} failed)")  # fmt: skip
     noise = float(np.mean([c.noise.mean() for row in proof.changes for c in row]))
     ax.axhline(noise, color=GREY, lw=0.6, ls=(0, (4, 3)), label="seeds alone")
     ax.set_ylim(0, None)

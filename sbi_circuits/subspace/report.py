@@ -54,8 +54,8 @@ class Plan:
         seed: of every choice here.
     """
 
-    members: int = 16
-    lengths: tuple[float, ...] = (0.25, 0.5, 1.0)
+    members: int = 12
+    lengths: tuple[float, ...] = (0.25, 0.5)
     paths: int = 6
     points: int = 9
     walks: int = 6
@@ -84,7 +84,8 @@ class SubspaceReport:
         expected: Fisher matrix of the learned likelihood, averaged over the simulations of these members.
         bent: angles between their tangent spaces.
         covered: how much of the posterior the members cover.
-        directions: feature changes along sloppy, stiff and random directions.
+        directions: feature changes along the sloppiest and stiffest direction of the average, the sloppiest one at each
+            member ("sloppy here"), and a random one.
         paths, paths_proof; walks, walks_proof: None where none were asked for.
         conditionals: draws under conditions, with the proof of some of them.
         comparison: with other observations; effects: of perturbations; features: worth measuring.
@@ -184,7 +185,8 @@ def analyse(
         expected=pooled(fisher(posterior, z[chosen], known.values, known.states)),
         bent=bending(local, min(sloppy, len(posterior.prior) - 1) or 1, seed=plan.seed),
         covered=coverage(density, ensemble.members, seed=plan.seed),
-        directions=prove_directions(ensemble, chosen, _directions(local, plan.seed), plan.lengths, _own(runner, 0)),
+        directions=prove_directions(ensemble, chosen, _directions(local, average, plan.seed), plan.lengths,
+                                    _own(runner, 0)),
     )  # fmt: skip
     if plan.paths:
         paths = ensemble_paths(density, ensemble, path_ends(ensemble, plan.paths, plan.seed), plan.points)
@@ -211,10 +213,11 @@ def path_ends(ensemble: Ensemble, n: int, seed: int = 0) -> np.ndarray:
     return np.asarray(np.column_stack([members[starts], members[ends]]))
 
 
-def _directions(local: LocalGeometry, seed: int) -> dict[str, np.ndarray]:
+def _directions(local: LocalGeometry, average: LocalGeometry, seed: int) -> dict[str, np.ndarray]:
+    """On average over members, at each of them (noisier, as a flow is nowhere exact), and at random."""
     random = generator(seed, "random directions").standard_normal(local.z.shape)
     random /= np.linalg.norm(random, axis=1, keepdims=True)
-    return {"sloppy": local.sloppy, "random": random, "stiff": local.stiff}
+    return {"sloppy": average.sloppy[0], "sloppy here": local.sloppy, "random": random, "stiff": average.stiff[0]}
 
 
 def _own(runner: Runner, k: int) -> Runner:
