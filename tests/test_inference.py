@@ -362,11 +362,22 @@ def test_heavy_tails_go_through_the_logarithm_and_gaussians_do_not() -> None:
 
 
 def test_dropping_takes_whole_families_or_single_features() -> None:
+    """Half of the rows lose something; of these 3/4 keep one of the two families, the others 0 to 3 features."""
     groups = torch.as_tensor(feature_groups(("isi.a", "isi.b", "bursts.a", "isi.c")))
-    drops = random_drops(4000, groups, 0.5, torch.Generator().manual_seed(0)).numpy()
-    split = (drops[:, [0, 1, 3]].any(1)) & ~(drops[:, [0, 1, 3]].all(1))
-    assert 0.5 < (~drops.any(1)).mean() < 0.65
-    assert 0.1 < split.mean() < 0.25 and drops.mean(0) == pytest.approx(0.25, abs=0.03)
+    drops = random_drops(8000, groups, 0.5, torch.Generator().manual_seed(0)).numpy()
+    isi = drops[:, [0, 1, 3]]
+    assert (~drops.any(1)).mean() == pytest.approx(0.5, abs=0.02)
+    assert (isi.any(1) & ~isi.all(1)).mean() == pytest.approx(0.125 * 0.625, abs=0.02)
+    for only in ([True, True, False, True], [False, False, True, False]):
+        assert (drops == only).all(1).mean() == pytest.approx(0.1875 + 0.125 / 16, abs=0.02)
+    assert drops.all(1).mean() == pytest.approx(0.125 / 4, abs=0.01)
+
+
+def test_one_family_loses_single_features() -> None:
+    groups = torch.zeros(4, dtype=torch.long)
+    drops = random_drops(8000, groups, 1.0, torch.Generator().manual_seed(0)).numpy()
+    lost = np.bincount(drops.sum(1), minlength=5) / len(drops)
+    assert lost == pytest.approx([0, 0.25, 0.25, 0.25, 0.25], abs=0.02)
 
 
 # --- is the observation one of the simulations? ---------------------------------------------------

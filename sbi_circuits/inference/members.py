@@ -173,9 +173,10 @@ class Members(nn.Module):
         entered = layer.context_of(c, member)
         u, z = torch.zeros_like(noise), torch.zeros_like(noise)
         for i in range(noise.shape[1]):
-            own = mean[:, i] + (u * factor[:, i]).sum(-1)  # u is zero from i on
-            sd = factor[:, i, i].expand_as(own)
-            raw = layer.of(u, entered[:, i] if row is None else entered[row, i], own, member, i)
+            before = u[:, :i]
+            lean = before @ factor[0, i, :i] if row is None else (before * factor[:, i, :i]).sum(-1)
+            own, sd = mean[:, i] + lean, factor[:, i, i].expand(len(u))
+            raw = layer.of(before, entered[:, i] if row is None else entered[row, i], own, member, i)
             mixture, low, high = self._mixture(raw, own, sd)
             u[:, i] = mixtures.draw(mixture, noise[:, i], low, high, self.bounded)
             z[:, i] = own + sd * u[:, i]
