@@ -214,8 +214,9 @@ def test_infer_from_a_recording_and_verify(posterior: Path, recording: Path, tmp
     assert text.startswith("observation: rec.npz\ncircuit: tiny\n") and ensemble.summary() in text
     assert "bursting" in text and len(ensemble.members) >= 4
 
-    shown = call("report", out / "ensemble.nc", "--recording", recording, "--engine", "tiny", "--out", tmp_path / "page")
-    assert shown.stdout.startswith(f"{len(ensemble.members)} of ") and (tmp_path / "page" / "report.html").exists()
+    folder = tmp_path / "page"
+    shown = call("report", out / "ensemble.nc", "--recording", recording, "--engine", "tiny", "--out", folder)
+    assert shown.stdout.startswith(f"{len(ensemble.members)} of ") and (folder / "report.html").exists()
 
     again = call(
         "verify", out / "ensemble.nc", "--seed", 5, "--engine", "tiny", "--out", tmp_path / "again.nc"

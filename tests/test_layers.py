@@ -21,8 +21,8 @@ PARTS = {  # modules that one layer is split into
     "circuit_quantities": "circuit",
     "circuit_values": "circuit", "projection_checks": "circuit", "wiring_rules": "circuit", "table_rows": "table",
     "table_compact": "table", "table_digest": "table", "table_export": "table", "table_files": "table",
-    "table_info": "table", "table_parts": "table", "table_recordings": "table", "cli_table": "cli", "cli_connectome": "cli",
-    "cli_calibrate": "cli", "cli_campaign": "cli", "cli_circuits": "cli", "cli_features": "cli", "cli_infer": "cli",
+    "table_info": "table", "table_parts": "table", "table_recordings": "table", "cli_table": "cli",
+    "cli_connectome": "cli", "cli_calibrate": "cli", "cli_campaign": "cli", "cli_circuits": "cli", "cli_features": "cli", "cli_infer": "cli",
     "cli_simulate": "cli", "cli_subspace": "cli", "report_page": "report",
 }  # fmt: skip
 ZOO = ("simulators", "priors")

@@ -35,7 +35,7 @@ def training_curve(posterior: Posterior) -> Figure:
         )
         best = int(np.argmin(validation))
         ax.plot(epochs[best], validation[best], "o", ms=3.5, mfc="white", mec=ACCENT, mew=0.9)
-    prior = 0.5 * np.log(2 * np.pi * np.e) * len(posterior.prior)
+    prior = 0.5 * (1 + np.log(2 * np.pi)) * len(posterior.prior)
     ax.axhline(prior, color=INK, lw=0.6, ls=(0, (4, 3)))
     ax.annotate(
         "prior", (1.0, prior), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=SMALL
