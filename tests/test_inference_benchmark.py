@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, multivariate_normal, norm, truncnorm
 
-from benchmarks.inference.report import write_results
+from benchmarks.inference.report import HEADING, write_results
 from benchmarks.inference.subsets import exact_draws, gaussian_linear_uniform, gaussian_mixture, slcp
 
 LOW, HIGH = np.full(3, -1.0), np.full(3, 1.0)
@@ -49,10 +49,10 @@ def test_likelihoods_of_a_part_of_the_features() -> None:
 
 def test_a_part_of_the_results_is_replaced_and_the_rest_stays(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "RESULTS.md"
-    path.write_text("# Measured\n\n## A\nold\n\n### A one\nkept\n\n## B\nkept too\n")
+    path.write_text(f"# Measured\n\n{HEADING}\nold\n\n### One\nkept\n\n## Other\nkept too\n")
     monkeypatch.setattr("benchmarks.inference.report.RESULTS", path)
-    write_results("new", "## A")
-    write_results("first", "### A two")
-    write_results("second", "### A two")
-    expected = "# Measured\n\n## A\nnew\n\n### A one\nkept\n\n## B\nkept too\n\n### A two\nsecond\n"
+    write_results("new")
+    write_results("first", "### Two")
+    write_results("second", "### Two")
+    expected = f"# Measured\n\n{HEADING}\nnew\n\n### One\nkept\n\n### Two\nsecond\n\n## Other\nkept too\n"
     assert path.read_text() == expected

@@ -48,9 +48,17 @@ def _mean_row(estimator: str, budget: int, found: Found) -> list[str]:
 
 
 def write_results(text: str, heading: str = HEADING) -> None:
-    """Put the text into RESULTS.md under a heading, in place of what stood there up to the next heading."""
+    """Put the text into RESULTS.md under a heading, in place of what stood there up to the next heading.
+
+    A part that is new goes to the end of the section of these benchmarks, a section that is new to the end of the file.
+    """
     content = RESULTS.read_text() if RESULTS.exists() else "# Measured\n"
-    before, found, rest = content.partition(f"{heading}\n")
+    if heading not in content.splitlines():
+        start = content.find(f"{HEADING}\n") if heading.startswith("### ") else -1
+        end = content.find("\n## ", start + 1) if start >= 0 else -1
+        at = end if end >= 0 else len(content)
+        content = f"{content[:at].rstrip()}\n\n{heading}\n{content[at:]}"
+    before, _, rest = content.partition(f"{heading}\n")
     following = re.search(r"^##+ ", rest, flags=re.MULTILINE)
     after = rest[following.start() :] if following else ""
     parts = [before.rstrip(), f"{heading}\n{text.strip()}", after.rstrip()]
