@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -209,8 +210,8 @@ def processes(tmp_path: Path, count: int, **settings: Any) -> list["subprocess.P
 
 
 def wait_for_parts(path: Path, number: int) -> None:
-    end = time.monotonic() + 120
-    while len(list((path / "t" / "parts").glob("part-*"))) < number:
+    end = time.monotonic() + 240
+    while number_of_parts(path) < number:
         assert time.monotonic() < end, "the coordinators do not get on"
         time.sleep(0.01)
 
@@ -236,31 +237,31 @@ def test_two_coordinators_share_a_campaign_and_one_is_killed(tmp_path: Path) -> 
     assert status.faults == {"coordinator": 1}
 
 
-def kill_at_random(tmp_path: Path, kills: int, n: int, pause: float, share_of_coordinator: float) -> int:
-    """Kill workers of a coordinator, and now and then the coordinator, until it is done; how many were killed."""
-    draw, killed = np.random.default_rng(11), 0
+def kill_at_random(tmp_path: Path, kills: int, n: int, pause: float, coordinators: int) -> Counter[str]:
+    """Kill workers at random moments, and so many times the coordinator, each once the campaign has got on."""
+    draw, killed = np.random.default_rng(11), Counter[str]()
     settings = {"n": n, "unit": 4, "pause": pause, "executor": "loky", "lease": 60.0}
+    every = kills // coordinators
     (process,) = processes(tmp_path, 1, **settings)
-    while killed < kills:
-        time.sleep(draw.uniform(0.0, 1.5))
-        if process.poll() is not None:
-            break
-        workers = children(process.pid)
-        if draw.random() < share_of_coordinator:
-            wait_for_parts(tmp_path, 1)
+    for k in range(kills):
+        wait_for_parts(tmp_path, number_of_parts(tmp_path) + 1)
+        time.sleep(draw.uniform(0.0, 6 * pause))
+        assert process.poll() is None, "it ended before the last kill"
+        if k % every == every - 1:
             process.kill()
             process.communicate()
             (process,) = processes(tmp_path, 1, **settings)
-            killed += 1
-        elif workers:
-            try:
-                os.kill(workers[int(draw.integers(len(workers)))], signal.SIGKILL)
-                killed += 1
-            except ProcessLookupError:
-                pass
-    _, said = process.communicate(timeout=600)
+            killed["coordinator"] += 1
+        elif workers := children(process.pid):
+            os.kill(workers[int(draw.integers(len(workers)))], signal.SIGKILL)
+            killed["worker"] += 1
+    _, said = process.communicate(timeout=1200)
     assert process.returncode == 0, said.decode()
     return killed
+
+
+def number_of_parts(path: Path) -> int:
+    return len(list((path / "t" / "parts").glob("part-*")))
 
 
 def children(parent: int) -> list[int]:
@@ -276,24 +277,27 @@ def children(parent: int) -> list[int]:
     return sorted(found)
 
 
-def survives(tmp_path: Path, kills: int, n: int, pause: float) -> None:
+def survives(tmp_path: Path, kills: int, n: int, pause: float, coordinators: int) -> None:
     whole = run_campaign(fakes.campaign(n), tmp_path / "whole", progress=False).read()
     plan_campaign(fakes.campaign(n, unit=4), tmp_path / "t", attempts=10**6)
-    assert kill_at_random(tmp_path, kills, n, pause, share_of_coordinator=0.2) == kills, "it ended before the last kill"
+    killed = kill_at_random(tmp_path, kills, n, pause, coordinators)
     nothing_lost_or_twice(tmp_path / "t", n, whole)
     status = campaign_status(tmp_path / "t")
-    print(f"{kills} kills: {status.faults}")
-    assert status.missing == 0 and status.faults["killed"] > 0
+    print(f"killed {dict(killed)}: {status.faults}")
+    assert killed["coordinator"] == coordinators and sum(killed.values()) >= 0.9 * kills
+    # Each unit that was in hand is on record. A worker may die unrecorded where its coordinator does right after.
+    assert status.missing == 0 and status.faults["coordinator"] >= coordinators
+    assert killed["worker"] - 2 * coordinators <= status.faults["killed"] <= killed["worker"]
 
 
 def test_random_kills_change_nothing(tmp_path: Path) -> None:
-    survives(tmp_path, kills=5, n=250, pause=0.03)
+    survives(tmp_path, kills=4, n=200, pause=0.05, coordinators=1)
 
 
 @pytest.mark.slow
 def test_a_hundred_random_kills_change_nothing(tmp_path: Path) -> None:
-    """SIGKILL of workers, and of the coordinator every fifth time, at random moments over one campaign."""
-    survives(tmp_path, kills=100, n=4000, pause=0.05)
+    """SIGKILL of workers, and of the coordinator every tenth time, at random moments over one campaign."""
+    survives(tmp_path, kills=100, n=4800, pause=0.1, coordinators=10)
 
 
 def test_the_clock_is_not_asked(tmp_path: Path, expected: Rows, monkeypatch: pytest.MonkeyPatch) -> None:

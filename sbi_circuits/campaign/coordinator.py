@@ -50,7 +50,7 @@ def look(table: Table, n: int, count: bool = True) -> State:
     """
     history = History.read(table.path / JOURNAL)
     have, outcomes = np.zeros(n, dtype=bool), Counter[str]()
-    before = table.parts()
+    before = _set_aside(table)
     sound = sound_parts(table.path, table.manifest)
     unknown: list[Part] = []
     for part in sound:
@@ -61,8 +61,12 @@ def look(table: Table, n: int, count: bool = True) -> State:
             unknown.append(part)
     if count and unknown:
         outcomes.update(replace(table, listed=unknown).counts())
-    gone = {part.path.name for part in before} - {part.path.name for part in sound}
-    return State(have, outcomes, history, sorted(name for name in gone if (table.path / "set_aside" / name).exists()))
+    return State(have, outcomes, history, sorted(_set_aside(table) - before))
+
+
+def _set_aside(table: Table) -> set[str]:
+    folder = table.path / "set_aside"
+    return {path.name for path in folder.glob("part-*.parquet")} if folder.is_dir() else set()
 
 
 class Coordinator:
