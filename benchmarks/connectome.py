@@ -146,7 +146,7 @@ def _medians(found: Agreement) -> list[str]:
 
 def task_part(options: argparse.Namespace) -> str:
     torch.set_num_threads(1)
-    config = TaskConfig(models=options.task_models, steps=options.steps)
+    config = TaskConfig(models=options.task_models, steps=options.steps, batch=options.batch)
     fit = fit_task(visual_system(5), config)
     start, error = (", ".join(f"{e:.2f}" for e in own) for own in (fit.start, fit.error))
     rows = [[str(config.models), str(fit.steps), f"{fit.zero:.2f}", start, error, f"{fit.seconds:.0f}"]]
@@ -185,8 +185,9 @@ def main() -> None:
     parser.add_argument("--extent", type=int, default=15)
     parser.add_argument("--models", type=int, default=50)
     parser.add_argument("--controls", type=int, default=10, help="models run on each shuffled wiring")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--task-models", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--task-models", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=4)
     options = parser.parse_args()
     found = {}
     for name in options.parts or PARTS:

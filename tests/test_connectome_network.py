@@ -150,7 +150,7 @@ def test_gradients_through_time_are_finite_differences() -> None:
 def test_the_compiled_step_has_the_gradients_of_the_plain_one() -> None:
     """Single precision through the compiled step, against double precision through torch's own operations."""
     network, models = RateNetwork.of(visual_system(2)), published_models().take([0, 3])
-    movie, found = torch.from_numpy(movie_of(2, 3, 6)), []
+    movie, found = torch.from_numpy(movie_of(2, 6, 6)), []
     for dtype in (torch.float32, torch.float64):
         trainable = TrainableModels(network, models).to(dtype)
         v = trainable(movie.to(dtype), 0.02, trainable.settle(0.02, 0.1))

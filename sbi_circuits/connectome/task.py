@@ -53,7 +53,7 @@ class TaskConfig:
 
     models: int = 2
     steps: int = 1000
-    batch: int = 8
+    batch: int = 4
     movies: MotionMovies = field(default_factory=MotionMovies)
     rate: float = 3e-3
     network_rate: float = 2e-4
