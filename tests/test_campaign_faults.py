@@ -270,7 +270,7 @@ def children(parent: int) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             state = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(state[1]) == parent and b"resource_tracker" not in (folder / "cmdline").read_bytes():
+            if state[0] != "Z" and int(state[1]) == parent and b"resource_tracker" not in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
         except (OSError, ValueError):
             continue
@@ -285,9 +285,9 @@ def survives(tmp_path: Path, kills: int, n: int, pause: float, coordinators: int
     status = campaign_status(tmp_path / "t")
     print(f"killed {dict(killed)}: {status.faults}")
     assert killed["coordinator"] == coordinators and sum(killed.values()) >= 0.9 * kills
-    # Each unit that was in hand is on record. A worker may die unrecorded where its coordinator does right after.
+    # Two kills of one process, or one right before its coordinator's, are one record or none.
     assert status.missing == 0 and status.faults["coordinator"] >= coordinators
-    assert killed["worker"] - 2 * coordinators <= status.faults["killed"] <= killed["worker"]
+    assert killed["worker"] / 2 <= status.faults["killed"] <= killed["worker"]
 
 
 def test_random_kills_change_nothing(tmp_path: Path) -> None:
