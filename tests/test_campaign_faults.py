@@ -270,7 +270,8 @@ def children(parent: int) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             state = (folder / "stat").read_text().rpartition(")")[2].split()
-            if state[0] != "Z" and int(state[1]) == parent and b"resource_tracker" not in (folder / "cmdline").read_bytes():
+            own = state[0] != "Z" and int(state[1]) == parent
+            if own and b"resource_tracker" not in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
         except (OSError, ValueError):
             continue
