@@ -77,11 +77,11 @@ def test_the_unbounded_coordinates_are_the_priors() -> None:
 
 def observed(steps: float = 1.0) -> tuple[object, Protocol, Target, np.ndarray]:
     """Jansen-Rit's column, and features of one of its configurations."""
-    circuit = get_circuit("jansen_rit")
+    circuit = get_circuit("jansen_rit").fix(sigma=0.5)
     protocol = Protocol(1.0, 0.3, Record(counts=False, signals=("field",), signal_rate=500.0), dt=2e-3)
     field = Field(low=2, high=45)
     names = ("log_power_theta", "log_power_alpha", "log_power_beta", "centre")
-    truth = np.array([{**dict(circuit.defaults), "sigma": 1.0, "a": 90.0, "p": 260.0}[n] for n in circuit.prior.names])
+    truth = np.array([{**dict(circuit.defaults), "a": 90.0, "p": 260.0}[n] for n in circuit.prior.names])
     from sbi_circuits.engines.torch_engine import TorchEngine
 
     with torch.no_grad():
