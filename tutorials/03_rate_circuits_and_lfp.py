@@ -144,8 +144,8 @@ for k, p in enumerate(column.prior.parameters):
     print(f"{p.name}: {middle:.3g} {p.unit}, 90 % between {low:.3g} and {high:.3g} (prior {p.low:g} to {p.high:g})")
 
 # %% [markdown]
-# The draws are simulated again: do their spectra look like the recording's? What the check above says comes first: a
-# column with one rhythm cannot have the two peaks of this signal (about 10 and 18 Hz).
+# The draws are simulated again: do their spectra look like the recording's? A spectrum of one second is noisy; the
+# recording's is the mean of 700.
 
 # %%
 again = simulate(column, draws[: 3 if SMALL else 60], 1.0, seed=9, warmup=1.0, record=protocol.record,
