@@ -163,13 +163,18 @@ def test_a_likelihood_knows_what_is_undefined() -> None:
 
 
 def test_simulations_that_fail_count_against_their_configurations(tmp_path: Path) -> None:
-    """Below 0.25 Hz the toy circuit is silent: no posterior goes there, however little was observed."""
+    """Below 0.25 Hz the toy circuit is silent: posteriors seldom go there, however little was observed.
+
+    Without the count of failures as many draws are there as of the prior. 2,000 draws: the shares are known to
+    within .006 (one standard deviation), far less than what lies between them and the bounds.
+    """
     table = tiny_table()
-    posterior = replace(train_estimator(table, "ratio", RatioConfig(members=1, hidden=16, epochs=3)), particles=400)
+    posterior = replace(train_estimator(table, "ratio", RatioConfig(members=1, hidden=16, epochs=3)), particles=2000)
     assert posterior.ok is not None
-    draws = load_estimator(save_estimator(posterior, tmp_path))({}).sample(400, seed=0)
-    silent = table.prior.sample(4000, 1)[:, 0] < 0.25
-    assert silent.mean() > 0.05 and (draws[:, 0] < 0.25).mean() < 0.4 * silent.mean()
+    counting, blind = load_estimator(save_estimator(posterior, tmp_path)), replace(posterior, ok=None)
+    silent = [float((found({}).sample(2000, seed=0)[:, 0] < 0.25).mean()) for found in (counting, blind)]
+    assert silent[0] < 0.55 * silent[1]
+    assert silent[1] > 0.6 * (table.prior.sample(4000, 1)[:, 0] < 0.25).mean()
     ok_only = MemoryTable(table.manifest, table.read().take(table.read().outcome == "ok"))
     assert train_estimator(ok_only, "ratio", RatioConfig(members=1, hidden=8, epochs=1)).ok is None
 

@@ -26,6 +26,7 @@
 # %matplotlib inline
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -39,6 +40,7 @@ from sbi_circuits import (
     Record,
     TrainingConfig,
     get_circuit,
+    get_engine,
     observe,
     run_campaign,
     simulate,
@@ -124,6 +126,7 @@ if FIELDS is not None:
 # %%
 protocol = Protocol(1.0, 1.0, Record(counts=False, signals=("field",), signal_rate=600.0), dt=1 / 1200)
 features = FeatureSet.of(field={"low": 2, "high": 50, "relative": True})
+engine = get_engine("kernel[numba]")
 with tempfile.TemporaryDirectory() as folder:
     campaign = Campaign(column, ROWS, features, protocol, seed=0, engine="kernel[numba]")
     posterior = train(run_campaign(campaign, Path(folder) / "table", progress=False), config=CONFIG, seed=0)
@@ -134,8 +137,7 @@ if FIELDS is not None:
     trials = content["signal"].astype(float)
     recording = Recording(0.0, float(len(trials)), signals={"field": Signal(trials.reshape(1, -1), 600.0, "1")})
 else:
-    (observed,) = simulate(column, column.default_theta(), 20.0, seed=5, warmup=1.0, record=protocol.record)
-    recording = observed.recording
+    recording = engine.run(column, column.default_theta(), replace(protocol, duration=20.0), 5, 0).recording
 x = observe(posterior, recording)
 print(posterior.check(x).summary())
 draws = posterior(x).sample(DRAWS, seed=0)
@@ -148,8 +150,8 @@ for k, p in enumerate(column.prior.parameters):
 # recording's is the mean of 700.
 
 # %%
-again = simulate(column, draws[: 3 if SMALL else 60], 1.0, seed=9, warmup=1.0, record=protocol.record,
-                 engine="kernel[numba]")  # fmt: skip
+number = 3 if SMALL else 60
+again = engine.run_batch(column, draws[:number], protocol, 9, range(number))
 fig, ax = plt.subplots(figsize=(4, 3), layout="constrained")
 for run in again:
     if run.recording is not None:
