@@ -89,7 +89,7 @@ def missing(engine: str) -> str:
 
 def kernels() -> list[str]:
     """The package's compiled engines, the numba kernel first; Brian2 is timed in its two modes instead."""
-    return [KERNEL, *(name for name in ENGINES if name not in (KERNEL, "brian2"))]
+    return [KERNEL, *(name for name in ENGINES if name not in (KERNEL, "brian2", "torch"))]
 
 
 def _cuda() -> bool:
