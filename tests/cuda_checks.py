@@ -7,8 +7,6 @@ compared are short.
 """
 
 import dataclasses
-import threading
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ from sbi_circuits.circuit import (
     PoissonInput,
     Population,
     Projection,
+    Readout,
     Record,
     get_circuit,
     list_circuits,
@@ -41,43 +40,17 @@ from sbi_circuits.errors import TranslationError, UnknownNameError
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.recording import Recording
 from sbi_circuits.wiring_rules import PAIR_CLASSES, FixedIndegree, FixedTotal, Independent, Wiring
+from tests.cuda_simulator import PATCHED
 from tests.scenarios.circuits import MICRO_CIRCUITS, early_stopping, exploding, noisy
 from tests.scenarios.constructs import CONSTRUCTS
 from tests.test_circuit import projection
 
 # On a device, the small kernels of these checks are given host arrays.
 pytestmark = pytest.mark.filterwarnings("ignore:.*Host array used in CUDA kernel", "ignore:.*Grid size")
+assert PATCHED or not SIMULATED
 EVERYTHING = Record(spikes=-1, counts=True, moments=True)
 CIRCUITS = {**MICRO_CIRCUITS, "noisy": noisy(), **{name: c.circuit for name, c in CONSTRUCTS.items()}}
 DURATION = 0.04
-
-
-def waiting_run(self: Any, grid_point: tuple[int, ...], *args: object) -> None:
-    """Run the threads of one block of the simulator; they wait at barriers, while numba's own loop polls them."""
-    barrier = threading.Barrier(int(np.prod(self._block_dim)))
-
-    def target() -> None:
-        try:
-            self._f(*args)
-        except BaseException:
-            barrier.abort()
-            raise
-
-    threads = [BlockThread(target, self, grid_point, p, self._debug) for p in np.ndindex(*self._block_dim)]
-    for thread in threads:
-        thread.syncthreads = barrier.wait
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for error, trace in (t.exception for t in threads if t.exception):
-        if not isinstance(error, threading.BrokenBarrierError):
-            raise error.with_traceback(trace)
-
-
-if SIMULATED:
-    from numba.cuda.simulator.kernel import BlockManager, BlockThread
-
-    BlockManager.run = waiting_run
 
 
 def run(engine: Engine, circuit: Circuit, duration: float = DURATION, index: int = 0, **settings: object) -> Simulation:
@@ -124,10 +97,10 @@ def test_shipped_circuits_equal_the_cpu_kernel(name: str) -> None:
     assert found.outcome == expected.outcome and equal(found.recording, expected.recording)
 
 
-def test_signals_are_refused_in_one_line() -> None:
-    circuit = get_circuit("wilson_cowan")
-    protocol = Protocol(0.01, record=circuit.default_record())
-    with pytest.raises(TranslationError, match='records no signals; engine="torch" records those of wilson_cowan'):
+def test_signals_of_spiking_circuits_are_refused_in_one_line() -> None:
+    circuit = dataclasses.replace(dense(10.0), readouts=(Readout("v", "cells", "v", "mV"),))
+    protocol = Protocol(0.01, record=Record(signals=("v",)))
+    with pytest.raises(TranslationError, match='records signals of rate circuits only, and dense spikes; engine="bri'):
         CudaEngine().run(circuit, circuit.default_theta(), protocol, 0, 0)
 
 

@@ -14,22 +14,28 @@ from sbi_circuits.errors import SbiCircuitsError
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_checks(simulated: bool, *arguments: str) -> subprocess.CompletedProcess[str]:
+CHECKS = ("tests/cuda_checks.py", "tests/scenarios/test_rates.py")
+
+
+def run_checks(simulated: bool, checks: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the checks in a process of their own: numba chooses the simulator when it is imported."""
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1" if simulated else "0"}
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1" if simulated else "0", "ENGINE_OF_RATES": "kernel[cuda]"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-x",
-               str(ROOT / "tests" / "cuda_checks.py"), *arguments]  # fmt: skip
+               str(ROOT / checks), *arguments]  # fmt: skip
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def test_the_checks_pass_in_the_simulator() -> None:
-    done = run_checks(simulated=True)
+@pytest.mark.parametrize("checks", CHECKS)
+def test_the_checks_pass_in_the_simulator(checks: str) -> None:
+    """The second file is the scenario list that every engine of rate circuits passes."""
+    done = run_checks(True, checks)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 @pytest.mark.gpu
-def test_the_checks_pass_on_a_device() -> None:
-    done = run_checks(simulated=False)
+@pytest.mark.parametrize("checks", CHECKS)
+def test_the_checks_pass_on_a_device(checks: str) -> None:
+    done = run_checks(False, checks)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
@@ -37,7 +43,7 @@ def test_the_checks_pass_on_a_device() -> None:
 def test_auto_is_the_device() -> None:
     assert default_engine() == get_engine("auto").name == "kernel[cuda]"
     assert default_engine(get_circuit("brunel")) == "kernel[cuda]"
-    assert default_engine(get_circuit("wilson_cowan")) == "torch"
+    assert default_engine(get_circuit("wilson_cowan")) == "kernel[cuda]"
 
 
 def test_what_is_missing_is_named() -> None:

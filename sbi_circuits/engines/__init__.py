@@ -24,11 +24,9 @@ DEFAULT_ENGINE = "kernel[numba]"
 def default_engine(circuit: Circuit | None = None) -> str:
     """What "auto" stands for: without a CUDA device and numba-cuda `kernel[numba]`.
 
-    With them `kernel[cuda]`, and `torch` for a circuit in which nothing spikes.
+    With them `kernel[cuda]`; where signals of a circuit that spikes are wanted, name the engine.
     """
-    if not _cuda_device():
-        return DEFAULT_ENGINE
-    return "kernel[cuda]" if circuit is None or circuit.spikes else "torch"
+    return "kernel[cuda]" if _cuda_device() else DEFAULT_ENGINE
 
 
 @cache

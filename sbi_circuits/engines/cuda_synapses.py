@@ -168,3 +168,41 @@ def normals_double(tid, T, row, neurons, number, step, k0, k1):
         third, fourth = pair_double(c, d)
         row[np.uint32(lane)], row[np.uint32(lane + lanes)] = first, second
         row[np.uint32(lane + 2 * lanes)], row[np.uint32(lane + 3 * lanes)] = third, fourth
+
+
+@device
+def lane_normals_single(first, stride, row, origin, across, neurons, number, step, k0, k1):
+    """Normals of one of the simulations that stand side by side, from `origin` on, `across` places apart."""
+    blocks = (neurons + 3) >> 2
+    for block in range(first, blocks, stride):
+        a, b, c, d = philox(np.uint32(block), np.uint32(step), np.uint32(_NOISE_STREAM + number), k0, k1)
+        at, hop = origin + block * across, blocks * across
+        row[at], row[at + hop] = pair_single(a, b)
+        row[at + 2 * hop], row[at + 3 * hop] = pair_single(c, d)
+
+
+@device
+def lane_normals_double(first, stride, row, origin, across, neurons, number, step, k0, k1):
+    """As `lane_normals_single`, float64."""
+    blocks = (neurons + 3) >> 2
+    for block in range(first, blocks, stride):
+        a, b, c, d = philox(np.uint32(block), np.uint32(step), np.uint32(_NOISE_STREAM + number), k0, k1)
+        at, hop = origin + block * across, blocks * across
+        row[at], row[at + hop] = pair_double(a, b)
+        row[at + 2 * hop], row[at + 3 * hop] = pair_double(c, d)
+
+
+@device
+def lone_normal_single(number, step, k0, k1):
+    """The normal of a population of one neuron."""
+    a, b, _, _ = philox(np.uint32(0), np.uint32(step), np.uint32(_NOISE_STREAM + number), k0, k1)
+    x, _ = pair_single(a, b)
+    return x
+
+
+@device
+def lone_normal_double(number, step, k0, k1):
+    """As `lone_normal_single`, float64."""
+    a, b, _, _ = philox(np.uint32(0), np.uint32(step), np.uint32(_NOISE_STREAM + number), k0, k1)
+    x, _ = pair_double(a, b)
+    return x

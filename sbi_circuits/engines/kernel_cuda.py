@@ -26,8 +26,10 @@ from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_device import LANES, SIMULATED, require_device
 from sbi_circuits.engines.cuda_launch import Slot, launch, resident_blocks, shared_memory_limit
 from sbi_circuits.engines.cuda_prepare import Prepared, prepare_all, prepare_one
+from sbi_circuits.engines.cuda_rate import BATCH, run_one, run_rates
 from sbi_circuits.engines.cuda_source import cuda_source
 from sbi_circuits.engines.kernel_numba import _STATUS, PRECISIONS, _import_source, _reason
+from sbi_circuits.engines.rate_program import is_rate_circuit
 from sbi_circuits.engines.translate import translate
 from sbi_circuits.errors import TranslationError, UnknownNameError
 from sbi_circuits.recording import IntervalMoments, Outcome, PopulationCounts, Recording
@@ -64,8 +66,10 @@ class _UnderWay:
 def _refuse_signals(circuit: Circuit, protocol: Protocol) -> None:
     """Raise `TranslationError` for what this engine does not record."""
     if protocol.record.signals:
-        other = "brian2" if circuit.spikes else "torch"
-        raise TranslationError(f'kernel[cuda] records no signals; engine="{other}" records those of {circuit.name}')
+        raise TranslationError(
+            f"kernel[cuda] records signals of rate circuits only, and {circuit.name} spikes; "
+            f'engine="brian2" records them'
+        )
 
 
 class CudaEngine(Engine):
@@ -96,12 +100,15 @@ class CudaEngine(Engine):
             raise UnknownNameError("precision", precision, PRECISIONS)
         require_device()
         self.single, self.real = precision == "single", np.float32 if precision == "single" else np.float64
+        self.rate_batch = batch or BATCH
         self.batch, self.threads, self.executor = batch or self.batch, threads, executor
         self.launches: list[Launch] = []
         self._slots = [Slot() for _ in range(_SLOTS)]
 
     def run(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Simulation:
         """See `Engine.run`; a device is used well by `run_batch` only."""
+        if is_rate_circuit(circuit):
+            return run_one(self, circuit, theta, protocol, seed, index)
         _refuse_signals(circuit, protocol)
         columns = columns_of(circuit, self.single)
         prepared = prepare_one(columns, theta, protocol, seed, index, self.real)
@@ -112,6 +119,9 @@ class CudaEngine(Engine):
         self, circuit: Circuit, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
     ) -> Iterator[Simulation]:
         """See `Engine.run_batch`; two batches are under way at a time."""
+        if is_rate_circuit(circuit):
+            yield from run_rates(self, circuit, thetas, protocol, seed, indices)
+            return
         _refuse_signals(circuit, protocol)
         columns = columns_of(circuit, self.single)
         under_way: deque[tuple[_UnderWay | None, list[Prepared | Simulation]]] = deque()
@@ -123,6 +133,14 @@ class CudaEngine(Engine):
                 yield from self._results(*under_way.popleft())
         while under_way:
             yield from self._results(*under_way.popleft())
+
+    def slot(self) -> Slot:
+        """The stream and buffers of launches that are waited for at once."""
+        return self._slots[0]
+
+    def span(self, slot: Slot) -> tuple[float, float]:
+        """When the last kernel of a slot began and ended, seconds since the engine was made."""
+        return slot.span(self._slots[0])
 
     def _prepared(self, columns: Columns, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
                   ) -> Iterator[list[Prepared | Simulation]]:  # fmt: skip

@@ -1,5 +1,10 @@
-"""Every engine on rate circuits: the signals of Brian2, and the same contract."""
+"""Every engine on rate circuits: the signals of Brian2, and the same contract.
 
+With ENGINE_OF_RATES="kernel[cuda]" (and NUMBA_ENABLE_CUDASIM=1 where there is no device) the list is run on that engine
+instead, which needs a process of its own: tests/test_cuda.py.
+"""
+
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,6 +27,15 @@ FAST: dict[str, Callable[[], Engine]] = {
     "kernel[numba]": CompiledEngine,
     "torch": lambda: TorchEngine("single", "cpu"),
 }
+if os.environ.get("ENGINE_OF_RATES") == "kernel[cuda]":
+    from sbi_circuits.engines.kernel_cuda import CudaEngine
+    from tests import cuda_simulator  # noqa: F401
+
+    EXACT = {"kernel[cuda]": lambda: CudaEngine("double")}
+    FAST = {"kernel[cuda]": CudaEngine}
+    SHORTER = 0.4 if cuda_simulator.SIMULATED else 1.0
+else:
+    SHORTER = 1.0  # durations; the simulator runs every thread of a device as one of Python's
 ENGINES = sorted(EXACT)
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_shipped = pytest.mark.parametrize("name", sorted(RATE_CIRCUITS))
@@ -53,8 +67,10 @@ def test_no_rate_circuit_is_left_out() -> None:
 
 
 def constructs() -> list[object]:
-    """Every engine and construct; most take the kernel's compiler a while."""
+    """Every engine and construct; most take the kernel's compiler, or the simulator, a while."""
     slow = {("kernel[numba]", n) for n in set(MICRO_RATES) - {"dense", "low_rank", "formulas"}}
+    quick = {"dense", "sparse", "low_rank", "nonlinear_pair", "delayed_by_a_parameter", "edge_list", "method_trapezoid"}
+    slow |= {("kernel[cuda]", n) for n in set(MICRO_RATES) - quick}
     pairs = [(e, n) for e in ENGINES for n in MICRO_RATES]
     return [pytest.param(*p, marks=pytest.mark.slow) if p in slow else p for p in pairs]
 
@@ -74,11 +90,11 @@ def test_every_construct_gives_the_signals_of_brian2(engine: str, name: str) -> 
 def test_without_noise_the_signals_are_those_of_brian2(engine: str, name: str) -> None:
     circuit, _ = small_rate(name)
     case = RATE_CIRCUITS[name]
-    theta = changed(circuit, case.still)
-    expected = recorded(Brian2Engine("numpy"), circuit, theta, case.duration)
-    assert largest_difference(recorded(EXACT[engine](), circuit, theta, case.duration), expected) < 1e-9
-    assert largest_difference(recorded(FAST[engine](), circuit, theta, case.duration), expected) < 5e-3
-    wrong = recorded(EXACT[engine](), circuit, changed(circuit, {**case.still, **case.wrong}), case.duration)
+    theta, duration = changed(circuit, case.still), SHORTER * case.duration
+    expected = recorded(Brian2Engine("numpy"), circuit, theta, duration)
+    assert largest_difference(recorded(EXACT[engine](), circuit, theta, duration), expected) < 1e-9
+    assert largest_difference(recorded(FAST[engine](), circuit, theta, duration), expected) < 5e-3
+    wrong = recorded(EXACT[engine](), circuit, changed(circuit, {**case.still, **case.wrong}), duration)
     assert largest_difference(wrong, expected) > 5e-3
 
 
@@ -86,7 +102,7 @@ def test_without_noise_the_signals_are_those_of_brian2(engine: str, name: str) -
 @each_shipped
 def test_the_size_of_a_batch_changes_nothing(engine: str, name: str) -> None:
     circuit, theta = small_rate(name)
-    duration = RATE_CIRCUITS[name].duration / 2
+    duration = SHORTER * RATE_CIRCUITS[name].duration / 2
     made, protocol = FAST[engine](), Protocol(duration, record=circuit.default_record())
     thetas = np.linspace(0.98, 1.02, 9)[:, None] * theta
     together = list(made.run_batch(circuit, thetas, protocol, 3, range(9)))
@@ -103,7 +119,7 @@ def test_the_size_of_a_batch_changes_nothing(engine: str, name: str) -> None:
 @each_shipped
 def test_a_result_depends_on_seed_and_index_only(engine: str, name: str) -> None:
     circuit, theta = small_rate(name)
-    duration = RATE_CIRCUITS[name].duration / 2
+    duration = SHORTER * RATE_CIRCUITS[name].duration / 2
     first, other, again = (recorded(FAST[engine](), circuit, theta, duration, index=k) for k in (3, 4, 3))
     assert all(np.array_equal(s.values, again.signals[n].values) for n, s in first.signals.items())
     assert largest_difference(first, other) > 1e-6
@@ -135,6 +151,7 @@ def test_a_circuit_that_never_spikes_has_counts_of_zero(engine: str) -> None:
     assert found[0].moments["units"].spikes.shape == (10,)
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered in")  # of NumPy, in which the simulator computes
 @each_engine
 def test_an_unstable_simulation_has_diverged_and_disturbs_no_other(engine: str) -> None:
     circuit = MICRO_RATES["dense"]
