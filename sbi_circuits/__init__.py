@@ -12,7 +12,7 @@ _MODULES = {
     "circuit": (
         "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "EdgeList", "Explicit", "FixedIndegree", "FixedTotal",
         "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record",
-        "get_circuit", "list_circuits", "register",
+        "Stimulus", "get_circuit", "list_circuits", "register",
     ),
     "comparison": ("compare_circuits",),
     "engines": ("Protocol", "get_engine"),
@@ -20,7 +20,7 @@ _MODULES = {
     "estimators": ("combine", "train_estimator"),
     "features": ("FeatureSet", "FeatureValues", "WindowedFeatures"),
     "gradients": ("refine",),
-    "inference": ("Posterior", "TrainingConfig", "load_posterior", "train"),
+    "inference": ("Posterior", "TrainingConfig", "load_card", "load_posterior", "shipped_posteriors", "train"),
     "prior": ("Parameter", "Prior"),
     "readers": ("list_groups", "read_recording", "write_recording"),
     "recording": ("Outcome", "Recording"),

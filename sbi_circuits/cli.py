@@ -166,7 +166,7 @@ def infer(
     features: Annotated[
         Path | None, typer.Option(help="An observation file, in place of a recording.")
     ] = None,
-    posterior: Annotated[Path | None, typer.Option(help="Folder of a trained posterior.")] = None,
+    posterior: Annotated[Path | None, typer.Option(help="Folder of a posterior, or the name of a shipped one.")] = None,
     table: Annotated[list[Path] | None, typer.Option(help="Tables to train one on; may be repeated.")] = None,
     n: Annotated[int, typer.Option("--n", help="How many verified configurations are wanted.")] = 100,
     out: Out = Path("inference"),
@@ -180,8 +180,8 @@ def infer(
 ) -> None:
     """Infer an ensemble of configurations that reproduce a recording, each verified by simulating it again.
 
-    Without a recording it explains the demonstration's; without posterior or table it trains on the
-    demonstration's table.
+    Without a recording it explains the demonstration's; without posterior or table it uses the posterior that ships,
+    `adex_clustered`.
     """
     from sbi_circuits import cli_infer
 

@@ -1,18 +1,19 @@
 """`train`, `infer` and `verify`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sbi_circuits.cli_calibrate import calibrate_trained, open_table, with_correction
 from sbi_circuits.cli_features import note_groups
 from sbi_circuits.cultures import SOURCE, WINDOW, culture_features, typical_well
-from sbi_circuits.demo import AIMED, DAY, demo_observation, demo_table
+from sbi_circuits.demo import DAY, demo_observation
 from sbi_circuits.digests import digest
 from sbi_circuits.ensemble import Ensemble, build_ensemble, observe, verify
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import WindowedFeatures
-from sbi_circuits.inference import Posterior, TrainingConfig, load_posterior, train
+from sbi_circuits.inference import Posterior, TrainingConfig, load_card, load_posterior, train
+from sbi_circuits.inference.shipped import posterior_folder
 from sbi_circuits.observation_file import ObservedFeatures, read_observation
 from sbi_circuits.plots import save, training_curve
 from sbi_circuits.readers import read_recording
@@ -21,6 +22,8 @@ from sbi_circuits.report import write_report
 from sbi_circuits.report_page import Verdict, trust_sentence
 from sbi_circuits.results import load_ensemble, save_ensemble
 from sbi_circuits.table import BaseTable, concat
+
+SHIPPED = "adex_clustered"  # what infers where nothing else is named
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,12 @@ def infer(
     """From an observation to a verified ensemble; everything is written into `out`."""
     _one_of("--recording or --features", recording, features)
     _one_of("--posterior or --table", posterior, tables or None)
-    for path in (recording, features, posterior, *tables):
+    trained = None if posterior is None else posterior_folder(posterior)
+    for path in (recording, features, trained, *tables):
         # Training takes minutes: what is missing is said before.
         if path is not None and not path.exists():
             raise InferenceError(f"there is no {path}")
-    source = _posterior(posterior, tables, family, wanted.seed, out)
+    source = _posterior(trained, tables, family, wanted.seed, out)
     seen = _observation(source, recording, group, features)
     print(f"observation: {seen.text}\n{source.check(seen.features).summary()}")
     ensemble = build_ensemble(
@@ -105,8 +109,9 @@ def _posterior(folder: Path | None, tables: tuple[Path, ...], family: str, seed:
         return with_correction(load_posterior(folder), folder)
     if tables:
         return _train(_together(tables), TrainingConfig(family=family), seed, out / "posterior")
-    print("no posterior or table given: training on the table of the demonstration")
-    return _train(demo_table(), replace(AIMED, family=family), seed, out / "posterior")
+    print(f"no posterior or table given: using the one that ships\n{load_card(SHIPPED).summary()}")
+    folder = posterior_folder(SHIPPED)
+    return with_correction(load_posterior(folder), folder)
 
 
 def _observation(

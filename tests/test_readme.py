@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from tiny import THETA, TinyEngine, tiny_recording, tiny_table
+from tiny import THETA, TinyEngine, tiny_posterior, tiny_recording
 
 import sbi_circuits
-from sbi_circuits import circuit, demo, engines, plots
+from sbi_circuits import circuit, engines, plots
 from sbi_circuits.cli import app
 from sbi_circuits.inference import TrainingConfig
 from sbi_circuits.readers import write_recording
@@ -46,14 +46,14 @@ def commands() -> dict[str, Any]:
 
 @pytest.fixture
 def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder with a plate in it, a toy table in place of the shipped one, and a quick training."""
+    """A folder with a plate in it, a toy posterior in place of the shipped one, and a quick training."""
     train = sbi_circuits.train
 
     def quick(table: Any, seed: int = 0) -> Any:
         return train(table, QUICK, progress=False, seed=seed)
 
     monkeypatch.setattr(sbi_circuits, "train", quick)
-    monkeypatch.setattr(demo, "demo_table", tiny_table)
+    monkeypatch.setattr(sbi_circuits, "load_posterior", lambda name: tiny_posterior())
     monkeypatch.chdir(tmp_path)
     cells = tiny_recording(THETA, 60.0, seed=1)
     wells = Recording.from_units(

@@ -17,21 +17,29 @@ from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.inference.flows import build_flows, torch_device
 from sbi_circuits.inference.posterior import Posterior
 from sbi_circuits.inference.save import MANIFEST, SCHEMA, WEIGHTS
+from sbi_circuits.inference.shipped import posterior_folder
 from sbi_circuits.inference.support import Support
 from sbi_circuits.prior import Prior
 
 
-def load_posterior(folder: str | Path, device: str = "cpu") -> Posterior:
+def load_posterior(name_or_folder: str | Path, device: str = "cpu") -> Posterior:
     """Read a posterior that `Posterior.save` wrote; its draws equal those before, seed by seed.
 
     Args:
-        folder: where it was saved.
+        name_or_folder: where it was saved; or, where there is no such folder, the name of a posterior that comes with
+            the package ("adex_clustered"; `load_card` says how far to trust it).
         device: "cpu", "cuda", or "auto".
 
     Raises:
         InferenceError: missing or damaged files, or another schema version.
+        UnknownNameError: a name that is neither a folder nor shipped.
+
+    Examples:
+        >>> posterior = load_posterior("adex_clustered")
+        >>> posterior({"bursts.interval_mean": 10.0, "bursts.width_mean": 0.07}).sample(100, seed=0).shape
+        (100, 28)
     """
-    folder = Path(folder)
+    folder = posterior_folder(name_or_folder)
     content, manifest = _read(folder / WEIGHTS), _read_manifest(folder / MANIFEST)
     if hashlib.sha256(content).hexdigest() != manifest.get("weights_sha256"):
         raise InferenceError(f"{folder / WEIGHTS} is damaged: its checksum is not the one in {MANIFEST}")

@@ -1,0 +1,97 @@
+"""Train a posterior, judge it, and write it with its card: `python -m benchmarks.aimed.posterior TABLE --name NAME`.
+
+TABLE is a table as one Parquet file (`shipped` for that of the package). Some simulations of every kind of dynamics
+are kept from training and judge it.
+"""
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.aimed.judge import held_out, judge
+from sbi_circuits.demo import demo_table
+from sbi_circuits.inference import Card, Posterior, TrainingConfig, train
+from sbi_circuits.inference.shipped import CARD, FOLDER
+from sbi_circuits.table import MemoryTable, Table, replace_file
+
+CONFIG = TrainingConfig(importance="none")
+PER_KIND, DRAWS, SEED = 100, 300, 8
+LEVEL, POINTS = 0.05, 0.04  # of the tests; how far coverage may be off
+
+
+def subsets(table: MemoryTable) -> dict[str, list[str]]:
+    """What is observed: everything, and each family alone."""
+    families = list(table.feature_set.family_slices)
+    alone = {f"{family} only": [family] for family in families} if len(families) > 1 else {}
+    return {"all features": families} | alone
+
+
+def make(table: MemoryTable, name: str, out: Path, config: TrainingConfig = CONFIG, per_kind: int = PER_KIND,
+         draws: int = DRAWS, made_by: str = "") -> Card:  # fmt: skip
+    """Train, judge and write `out/name`; the card."""
+    rest, held, found = held_out(table, per_kind, SEED)
+    posterior = train(rest, config, progress=False, seed=SEED)
+    folder = posterior.save(out / name)
+    covered, calibrated = judge(posterior, held, found, subsets(table), draws, SEED)
+    weights = json.loads((folder / "posterior.json").read_text("utf-8"))["weights_sha256"]
+    seen, window = table.feature_set, float(table.manifest.protocol["duration"])
+    about = {"families": list(seen.family_slices), "view": seen.view, "window_s": window}
+    card = Card(name, weights, training(table, posterior, held.theta), about, covered, calibrated,
+                tuple(weaknesses(table, posterior, covered, calibrated)), made_by)  # fmt: skip
+    replace_file(folder / CARD, (json.dumps(card.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+    return card
+
+
+def training(table: MemoryTable, posterior: Posterior, held: np.ndarray) -> dict[str, Any]:
+    """What it was trained on."""
+    rows = table.rows
+    by_proposal: dict[str, Counter[str]] = {}
+    _, first = np.unique(rows.theta, axis=0, return_index=True)
+    for proposal, outcome in zip(rows.proposal[first], rows.outcome[first], strict=True):
+        by_proposal.setdefault(str(proposal).split("@")[0], Counter())[str(outcome)] += 1
+    return {
+        "table_digest": table.digest, "simulations": len(first), "rows": int((rows.outcome == "ok").sum()),
+        "held_out": len(held), "outcomes": dict(Counter(rows.outcome[first].tolist())),
+        "proposals": {k: dict(v) for k, v in sorted(by_proposal.items())},
+        "gain": float(posterior.provenance["validation"]["validation_gain"]),
+        "config": {k: v for k, v in vars(CONFIG).items() if k == "importance"} | posterior.provenance["config"],
+    }  # fmt: skip
+
+
+def weaknesses(table: MemoryTable, posterior: Posterior, covered: dict[str, Any], calibrated: dict[str, Any]
+               ) -> list[str]:  # fmt: skip
+    """Where not to trust it, from its own figures."""
+    ok = int((table.rows.outcome == "ok").sum())
+    prior = int(((table.rows.outcome == "ok") & (table.rows.proposal == "prior")).sum())
+    window = float(table.manifest.protocol["duration"])
+    found = [
+        f"{len(posterior.prior)} parameters from {ok} rows: most parameters stay as wide as the prior",
+        f"{1 - prior / ok:.0%} of the rows come from aimed proposals, which stand in for the prior: marginals say "
+        "where such circuits were found, and are narrower than under the prior",
+        f"intervals between bursts longer than {window / 3:.0f} s are hardly seen in windows of {window:g} s",
+    ]
+    for kind, of in covered.items():
+        off = [f"{subset} ({100 * (got[0] - float(level)):+.1f} points at {float(level):.0%})" for subset, each in
+               of.items() for level, got in each["levels"].items() if abs(got[0] - float(level)) > POINTS]  # fmt: skip
+        found += [f"coverage of {kind} simulations is off by more than 4 points: {', '.join(off)}"] if off else []
+    failing = [subset for subset, of in calibrated.items() if not of.get("passes", True)]
+    return found + ([f"calibration fails with {', '.join(failing)}"] if failing else [])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", help="a Parquet file, or `shipped`")
+    parser.add_argument("--name", default="adex_clustered")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--family", default=CONFIG.family)
+    parser.add_argument("--members", type=int, default=0)
+    given = parser.parse_args()
+    loaded = demo_table() if given.table == "shipped" else Table.load_file(Path(given.table))
+    command = f"python -m benchmarks.aimed.posterior {given.table} --name {given.name} --family {given.family}"
+    config_ = replace(CONFIG, family=given.family, members=given.members)
+    print(make(loaded, given.name, given.out, config_, made_by=command).summary())
