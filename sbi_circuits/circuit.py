@@ -26,6 +26,7 @@ from sbi_circuits.circuit_parts import (
     Record,
     pairs,
 )
+from sbi_circuits.circuit_stimuli import Stimulus
 from sbi_circuits.digests import digest, plain
 from sbi_circuits.errors import CircuitError, UnknownNameError
 from sbi_circuits.prior import Prior
@@ -43,8 +44,8 @@ from sbi_circuits.wiring_rules import (
 
 __all__ = [
     "METHODS", "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "EdgeList", "Explicit", "FixedIndegree",
-    "FixedTotal", "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record", "Wiring",
-    "Composite", "get_circuit", "list_circuits", "register",
+    "FixedTotal", "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record",
+    "Stimulus", "Wiring", "Composite", "get_circuit", "list_circuits", "register",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "sbi_circuits.circuits"
@@ -76,7 +77,7 @@ class Circuit:
     prior: Prior
     populations: tuple[Population, ...]
     projections: tuple[Projection, ...] = ()
-    inputs: tuple[PoissonInput | CurrentSteps, ...] = ()
+    inputs: tuple[PoissonInput | CurrentSteps | Stimulus, ...] = ()
     constants: Pairs = ()
     dt: float = 1e-4
     early_stop: EarlyStop | None = None
@@ -110,8 +111,8 @@ class Circuit:
             for key, unused in _LATER_FIELDS.items():
                 if projection[key] == unused:
                     del projection[key]
-            if projection["wiring"].get("symmetric") is False:
-                del projection["wiring"]["symmetric"]
+            if not projection["wiring"].get("symmetric"):
+                projection["wiring"].pop("symmetric", None)
         return digest([content, self.declared])
 
     @property

@@ -15,6 +15,7 @@ from sbi_circuits.circuit_quantities import (
     time_quantities,
     variables_of,
 )
+from sbi_circuits.circuit_stimuli import Stimulus
 from sbi_circuits.circuit_values import check_values
 from sbi_circuits.errors import CircuitError, UnknownNameError
 from sbi_circuits.projection_checks import check_projections
@@ -84,8 +85,8 @@ def _own_namespace(population: Population, known: Quantities) -> dict[str, Any]:
 
 
 def _input_quantities(population: Population, circuit: "Circuit") -> dict[str, Any]:
-    shared = [i for i in circuit.inputs if isinstance(i, CurrentSteps) and i.target == population.name]
-    return declared_quantities([(i.name, i.unit) for i in shared])
+    named = [i for i in circuit.inputs if not isinstance(i, PoissonInput) and i.target == population.name]
+    return declared_quantities([(i.name, i.unit) for i in named])
 
 
 def _check_conditions(population: Population, scope: Quantities, variables: Variables) -> None:
@@ -117,13 +118,18 @@ def _check_start(population: Population, constants: Quantities, variables: Varia
         check_dimensions(population.refractory, "second", own, f"{where}, refractory")
 
 
-def _check_input(entry: PoissonInput | CurrentSteps, known: Quantities, variables: Mapping[str, Variables]) -> None:
+def _check_input(
+    entry: PoissonInput | CurrentSteps | Stimulus, known: Quantities, variables: Mapping[str, Variables]
+) -> None:
     where = f"input to {entry.target}"
     if entry.target not in variables:
         raise UnknownNameError("target population of an input", entry.target, variables)
     if isinstance(entry, CurrentSteps):
         for _, value in entry.steps:
             check_dimensions(value, entry.unit, known, f"{where}, {entry.name}")
+        return
+    if isinstance(entry, Stimulus):
+        check_dimensions(entry.scale, "1", known, f"{where}, scale of {entry.name}")
         return
     target = variables[entry.target].settable
     if entry.variable not in target:

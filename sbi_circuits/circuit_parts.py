@@ -146,7 +146,8 @@ class Projection:
             `dx/dt = (1 - x)/tau_d : 1 (event-driven)`.
         initial: variable -> expression; where the projection's own variables start (0 where not given).
         summed: `variable_post = expression`, summed over synapses in every step, where the expression may use
-            `variable_pre`, `variable_post` and `weight` (gap junctions).
+            `variable_pre`, `variable_post` and `weight`. Proportional to `x_pre - x_post` within a population it is
+            of gap junctions, whose two directions must be alike (see `wiring_rules.Explicit`).
         on_post: statements at a spike of the target (plasticity); engine brian2 only.
     """
 

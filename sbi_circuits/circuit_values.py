@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sbi_circuits.circuit_parts import PoissonInput, Population, Projection
+from sbi_circuits.circuit_stimuli import Stimulus
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.units import FUNCTIONS, evaluate, names_in, unit_scale
 from sbi_circuits.wiring_rules import EdgeList, Explicit, FixedIndegree, FixedTotal, Independent, OneToOne
@@ -86,6 +87,11 @@ class _RangeChecks:
             if isinstance(entry, PoissonInput):
                 used = (entry.fraction, entry.rate, entry.sources)
                 self._everywhere(used, partial(poisson_numbers, entry))
+            elif isinstance(entry, Stimulus):
+                self._everywhere((self.sizes[entry.target],), partial(self._stimulus, entry))
+
+    def _stimulus(self, entry: Stimulus, values: Values) -> None:
+        entry.check_size(population_size(next(p for p in self.circuit.populations if p.name == entry.target), values))
 
     def _everywhere(self, expressions: Iterable[str], check: Callable[[Values], object]) -> None:
         """Run a check at every point that matters for these expressions; the message says where it failed."""

@@ -79,6 +79,10 @@ def _inputs(circuit: Circuit) -> Table:
         elif isinstance(i, CurrentSteps):
             steps = ", ".join(f"{value} from {t:g} s" for t, value in i.steps)
             table.add_row(i.target, i.name, f"steps ({i.unit}): {steps}")
+        else:
+            units = "all units alike" if i.units == 1 else f"{i.units} units"
+            what = f"stimulus ({i.unit}): {i.samples} samples of {i.dt:g} s, {units}, times {i.scale}"
+            table.add_row(i.target, i.name, what)
     return table
 
 

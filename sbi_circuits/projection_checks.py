@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from sbi_circuits.circuit_gaps import check_gap_junctions
 from sbi_circuits.circuit_parts import Assignment, Projection
 from sbi_circuits.circuit_quantities import (
     Quantities,
@@ -52,6 +53,7 @@ def _check_projection(
         raise CircuitError(f"{where}: a summed coupling has a delay in rate circuits only, one for all its synapses")
     check_dimensions(projection.delay, "second", {**known, **measured}, f"{where}, delay")
     _check_wiring(projection, circuit, known)
+    check_gap_junctions(projection)
     if projection.when:
         check_expression(projection.when, 1, known, f"{where}, when")
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from sbi_circuits.circuit import Circuit, Record
 from sbi_circuits.engines import Protocol, Simulation, get_engine
+from sbi_circuits.engines.setup import check_stimuli
 
 
 def simulate(
@@ -40,8 +41,10 @@ def simulate(
     Raises:
         PriorError: a configuration outside the prior, or of the wrong width.
         UnknownNameError: an unknown engine.
+        CircuitError: a stimulus that ends before the simulations do.
     """
     rows = np.atleast_2d(circuit.prior.validate(theta))
     record = circuit.default_record() if record is None else record
     protocol = Protocol(duration=duration, warmup=warmup, record=record, early_stop=early_stop)
+    check_stimuli(circuit, protocol)
     yield from get_engine(engine, circuit).run_batch(circuit, rows, protocol, seed, range(start, start + len(rows)))

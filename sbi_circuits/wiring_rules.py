@@ -61,12 +61,12 @@ class OneToOne:
 class Explicit:
     """The listed (source, target) pairs, in this order.
 
-    `symmetric` says that every pair has its mirror image, as gap junctions must: where one is missing the circuit
-    is an error.
+    `symmetric` says that every pair has its mirror image: where one is missing the circuit is an error. None asks it
+    of gap junctions only (see `Projection`), False of nothing.
     """
 
     pairs: tuple[tuple[int, int], ...]
-    symmetric: bool = False
+    symmetric: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple((int(i), int(j)) for i, j in self.pairs))
@@ -89,6 +89,7 @@ class EdgeList:
         source, target: (S,) indices of neurons in their populations; a pair may occur more than once.
         columns: name -> (S,) values, or (unit, values). The projection's `weight`, `delay` and `initial` may name
             them: `weight="strength*count"`, `delay="latency"`.
+        symmetric: False for gap junctions that conduct better one way.
 
     Raises:
         CircuitError: a column of another length, an index or value that cannot be, naming the first such row.
@@ -102,6 +103,7 @@ class EdgeList:
     source: np.ndarray
     target: np.ndarray
     columns: Mapping[str, Any] = field(default_factory=dict)
+    symmetric: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("source", "target"):

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from sbi_circuits import circuit as circuits
+from sbi_circuits.campaign import Campaign
 from sbi_circuits.circuit import (
     AllToAll,
     Circuit,
     CurrentSteps,
     EarlyStop,
+    EdgeList,
     Explicit,
     FixedIndegree,
     FixedTotal,
@@ -23,6 +25,7 @@ from sbi_circuits.circuit import (
     Population,
     Projection,
     Record,
+    Stimulus,
     get_circuit,
     list_circuits,
     register,
@@ -30,7 +33,9 @@ from sbi_circuits.circuit import (
 from sbi_circuits.engines import Protocol
 from sbi_circuits.engines.setup import prepare
 from sbi_circuits.errors import CircuitError, PriorError, SbiCircuitsError, UnknownNameError
+from sbi_circuits.features import FeatureSet
 from sbi_circuits.prior import Parameter, Prior
+from sbi_circuits.simulation import simulate
 
 SHIPPED = ("adex_clustered", "brunel", "hodgkin_huxley", "izhikevich", "lif_stp")
 PRIOR = Prior((Parameter("tau", "ms", 1, 100), Parameter("p", "1", 0, 1)))
@@ -95,7 +100,7 @@ STP = {
 }  # fmt: skip
 NOISY = "dv/dt = -v/tau + 1*mV*xi_a*tau**-0.5 + 1*mV*xi_b*tau**-0.5 : volt"
 GAP = EQUATIONS.replace("(I - v)", "(I + gap - v)") + "\ngap : volt"
-JUNCTION = {"on_spike": "", "summed": "gap_post = p*(v_pre - v_post)"}
+JUNCTION = {"on_spike": "", "summed": "gap_post = p*(v_pre - v_post)", "wiring": AllToAll()}
 
 
 def with_gap(**changes: object) -> Callable[[], Circuit]:
@@ -145,6 +150,12 @@ BAD: dict[str, Callable[[], object]] = {
     "input rate": with_input(PoissonInput("cell", "v", "1", "1*mV", "1*mV")),
     "input weight": with_input(PoissonInput("cell", "v", "1", "1*Hz", "1*nS")),
     "step times": lambda: CurrentSteps("cell", "I", "mV", ((1, "1*mV"), (1, "2*mV"))),
+    "stimulus shape": lambda: Stimulus("cell", "I", "mV", np.zeros((3, 2, 2)), 1e-3),
+    "stimulus not finite": lambda: Stimulus("cell", "I", "mV", np.array([0.0, np.nan]), 1e-3),
+    "stimulus dt": lambda: Stimulus("cell", "I", "mV", np.zeros(3), 0.0),
+    "stimulus for other units": with_input(Stimulus("cell", "J", "mV", np.zeros((20, 7)), 1e-3)),
+    "stimulus of no population": with_input(Stimulus("cells", "J", "mV", np.zeros((20, 10)), 1e-3)),
+    "stimulus scale": with_input(Stimulus("cell", "J", "mV", np.zeros((20, 10)), 1e-3, "tau")),
     "step units": with_input(CurrentSteps("cell", "J", "mV", ((0, "1*nS"),))),
     "constant twice": lambda: build(constants={"tau": "1*ms"}),
     "constant": lambda: build(constants={"N": "M + 1"}),
@@ -207,6 +218,11 @@ BAD: dict[str, Callable[[], object]] = {
     "summed units": with_gap(summed="gap_post = p*v_pre/tau"),
     "summed delay": with_gap(delay="1*ms"),
     "gap junction one way": lambda: Explicit(((0, 1), (1, 0), (1, 2)), symmetric=True),
+    "gap junctions listed one way": with_gap(wiring=Explicit(((0, 1), (1, 0), (3, 2)))),
+    "gap junctions drawn": with_gap(wiring=Independent("p")),
+    "gap junctions with random weights": with_gap(weight="rand()", summed="gap_post = weight*(v_pre - v_post)"),
+    "measured gap junctions one way": with_gap(wiring=EdgeList([0, 1, 2], [1, 0, 1])),
+    "measured gap junctions unequal": with_gap(wiring=EdgeList([0, 1], [1, 0], {"count": [2, 3]}), weight="count"),
     "summed twice": lambda: build(
         populations=(population(equations=GAP),),
         projections=(projection(**JUNCTION), projection(name="again", **JUNCTION))),
@@ -249,6 +265,38 @@ def test_bad_input_gets_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_digests_are_stable(name: str, digest: str) -> None:
     """A digest that changes disowns every table made with it: change it only with the mechanism."""
     assert get_circuit(name).digest == digest
+
+
+def test_gap_junctions_alike_in_both_directions_are_taken_and_others_where_asked_for() -> None:
+    pairs = ((0, 1), (1, 0), (2, 1))
+    for wiring in (AllToAll(), Explicit(pairs[:2]), Explicit(pairs, symmetric=False), EdgeList([0, 1], [1, 0]),
+                   EdgeList([0], [1], symmetric=False), EdgeList([0, 1], [1, 0], {"count": [2, 3]})):  # fmt: skip
+        with_gap(wiring=wiring)()
+    with_gap(wiring=Explicit(pairs), summed="gap_post = p*(2*v_pre - v_post)")()  # no gap junction
+
+
+def test_a_stimulus_that_ends_too_early_names_what_is_expected() -> None:
+    circuit = with_input(Stimulus("cell", "J", "mV", np.zeros((20, 10)), 1e-3))()
+    assert isinstance(circuit, Circuit)
+    lacking = r"stimulus J of population cell has 20 samples of 0.001 s, 0.02 s; the simulation lasts 0.0201 s with "
+    for make in (
+        lambda: prepare(circuit, circuit.default_theta(), Protocol(0.0151, 0.005), 0, 0),
+        lambda: list(simulate(circuit, circuit.default_theta(), 0.0151, warmup=0.005)),
+        lambda: Campaign(circuit, 3, FeatureSet.of("isi"), Protocol(0.0151, 0.005)),
+    ):
+        with pytest.raises(CircuitError, match=lacking + "its warmup; expected at least 21 samples"):
+            make()
+    assert prepare(circuit, circuit.default_theta(), Protocol(0.015, 0.005), 0, 0).courses[0].rows[-1] == 19
+
+
+def test_stimuli_are_equal_where_their_content_is() -> None:
+    values = np.arange(6.0).reshape(3, 2)
+    one, same = (Stimulus("cell", "I", "mV", values.copy(), 1e-3) for _ in range(2))
+    others = [Stimulus("cell", "I", "mV", values + 1, 1e-3), Stimulus("cell", "I", "mV", values, 2e-3)]
+    assert one == same and hash(one) == hash(same) and one not in others and not one.values.flags.writeable
+    circuits_ = [with_input(Stimulus("cell", "J", "mV", values[:, :1] + k, 1e-3))() for k in (0, 0, 1)]
+    digests = [c.digest for c in circuits_ if isinstance(c, Circuit)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_a_digest_is_of_the_mechanism() -> None:

@@ -17,13 +17,15 @@ ORDER = (
     "report", "demo", "cli",
 )  # fmt: skip
 PARTS = {  # modules that one layer is split into
-    "circuit_checks": "circuit", "circuit_composites": "circuit", "circuit_parts": "circuit",
-    "circuit_quantities": "circuit", "circuit_values": "circuit", "cli_calibrate": "cli",
-    "cli_campaign": "cli", "cli_circuits": "cli", "cli_connectome": "cli", "cli_features": "cli",
-    "cli_infer": "cli", "cli_simulate": "cli", "cli_subspace": "cli", "cli_table": "cli",
+    "circuit_checks": "circuit", "circuit_composites": "circuit", "circuit_gaps": "circuit",
+    "circuit_parts": "circuit", "circuit_quantities": "circuit", "circuit_stimuli": "circuit",
+    "circuit_values": "circuit", "cli_calibrate": "cli", "cli_campaign": "cli",
+    "cli_circuits": "cli", "cli_connectome": "cli", "cli_features": "cli", "cli_infer": "cli",
+    "cli_simulate": "cli", "cli_subspace": "cli", "cli_table": "cli",
     "projection_checks": "circuit", "report_page": "report", "table_compact": "table",
     "table_digest": "table", "table_export": "table", "table_files": "table", "table_info": "table",
-    "table_parts": "table", "table_recordings": "table", "table_rows": "table", "wiring_rules": "circuit",
+    "table_parts": "table", "table_recordings": "table", "table_rows": "table", "verification_spread": "verification",
+    "wiring_rules": "circuit",
 }  # fmt: skip
 ZOO = ("simulators", "priors")
 COMPOSITION = ("__init__", "__main__")  # stand above every layer

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from sbi_circuits.circuit import Circuit
 from sbi_circuits.digests import digest
 from sbi_circuits.engines import ENGINES, Protocol, default_engine
+from sbi_circuits.engines.setup import check_stimuli
 from sbi_circuits.errors import TableError, UnknownNameError
 from sbi_circuits.features import FeatureSet
 from sbi_circuits.prior import Prior
@@ -116,6 +117,7 @@ class Campaign:
         TableError: numbers that cannot be; a proposal with fewer than n configurations.
         PriorError: a proposal outside the prior, a prior that does not fit the circuit.
         UnknownNameError: an unknown engine.
+        CircuitError: a stimulus that ends before the simulations do.
     """
 
     circuit: Circuit
@@ -143,6 +145,7 @@ class Campaign:
         if self.prior is not None:
             object.__setattr__(self, "circuit", self.circuit.with_prior(self.prior))
             object.__setattr__(self, "prior", None)
+        check_stimuli(self.circuit, self.protocol)
         self._check_proposal()
         self._check_channels()
 

@@ -19,13 +19,13 @@ from brian2.core.base import BrianObjectException
 from brian2.devices.device import auto_target, get_device
 from brian2.units.fundamentalunits import Quantity, get_dimensions
 
-from sbi_circuits.circuit import Circuit, CurrentSteps, EarlyStop, Readout
+from sbi_circuits.circuit import Circuit, EarlyStop, PoissonInput, Readout
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
 from sbi_circuits.engines.brian2_delays import delay_lines, delayed_equations
 from sbi_circuits.engines.brian2_signals import readout_equations, sampled, signal_monitors
 from sbi_circuits.engines.brian2_synapses import brian2_synapses
 from sbi_circuits.engines.methods import register_methods
-from sbi_circuits.engines.setup import Cells, Poisson, Setup, Steps, prepare, timestep
+from sbi_circuits.engines.setup import Cells, Course, Poisson, Setup, Steps, prepare, timestep
 from sbi_circuits.engines.signals import as_signals, chosen_readouts, sampling
 from sbi_circuits.errors import CircuitError, TranslationError, UnknownNameError
 from sbi_circuits.recording import COUNT_BIN, IntervalMoments, Outcome, PopulationCounts, Recording
@@ -277,6 +277,11 @@ def _neurons(
         namespace[f"{current.name}_values"] = _timed(current, setup, dimension)
         unit = "1" if dimension.is_dimensionless else repr(dimension)
         equations.append(f"{current.name} = {current.name}_values(t) : {unit} (constant over dt)")
+    for course in (c for c in setup.courses if c.target == population.name):
+        dimension = _current_dimension(circuit, course)
+        namespace[f"{course.name}_values"] = _timed_course(course, cells.size, setup, dimension)
+        unit = "1" if dimension.is_dimensionless else repr(dimension)
+        equations.append(f"{course.name} = {course.name}_values(t, i) : {unit} (constant over dt)")
     group = brian2.NeuronGroup(
         cells.size,
         "\n".join(equations),
@@ -294,8 +299,8 @@ def _neurons(
     return group
 
 
-def _current_dimension(circuit: Circuit, current: Steps) -> Any:
-    declared = {(i.target, i.name): i.unit for i in circuit.inputs if isinstance(i, CurrentSteps)}
+def _current_dimension(circuit: Circuit, current: Steps | Course) -> Any:
+    declared = {(i.target, i.name): i.unit for i in circuit.inputs if not isinstance(i, PoissonInput)}
     return unit_dimensions(declared[current.target, current.name])
 
 
@@ -307,6 +312,13 @@ def _timed(current: Steps, setup: Setup, dimension: Any) -> brian2.TimedArray:
     name = f"{current.name}_values_{current.target}"
     quantity = Quantity.with_dimensions(grid, dimension)
     return brian2.TimedArray(quantity, dt=setup.dt * brian2.second, name=name)
+
+
+def _timed_course(course: Course, size: int, setup: Setup, dimension: Any) -> brian2.TimedArray:
+    """A stimulus on the grid of the simulation, a column for each unit."""
+    grid = np.broadcast_to(course.scale * course.values[course.rows], (len(course.rows), size))
+    quantity = Quantity.with_dimensions(np.ascontiguousarray(grid), dimension)
+    return brian2.TimedArray(quantity, dt=setup.dt * brian2.second, name=f"{course.name}_values_{course.target}")
 
 
 def _poisson_inputs(setup: Setup, groups: Mapping[str, brian2.NeuronGroup]) -> list[brian2.PoissonInput]:

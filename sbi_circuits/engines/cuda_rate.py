@@ -225,6 +225,10 @@ class Arrays:
         self.named[f"K_{k}"] = side.invariants(part.invariants, side.known(k), self.real)
         if part.shared:
             self.named[f"which_{k}"], self.named[f"levels_{k}"] = side.shared(k, self.grid.steps, self.real)
+        if part.stimuli:
+            rows, gains, courses = side.courses(k, self.grid.steps, self.real)
+            self.named |= {f"rows_{k}": rows, f"gains_{k}": gains}
+            self.named |= {f"course_{k}_{n}": values for n, values in enumerate(courses)}
         for m in noise_numbers(side.program.parts)[k]:
             self.named[f"noise_{m}"] = np.zeros(1 if self.shape.lone else self.width * self.lanes, dtype=self.real)
 
@@ -262,7 +266,7 @@ class Arrays:
             rows, listed, weights = rows[:1], listed[:1], _matrices(found, sources, size)
         present = there if self.shape.own else np.repeat(there, self.lanes)
         self.named |= {
-            f"present_{k}": present, f"rows_{k}": rows, f"jump_{k}": size + 1 if self.shape.own else 0,
+            f"present_{k}": present, f"starts_{k}": rows, f"jump_{k}": size + 1 if self.shape.own else 0,
             f"sources_{k}": listed, f"weights_{k}": weights.astype(self.real),
             f"all_pairs_{k}": isinstance(projection.wiring, AllToAll), f"dense_{k}": dense,
             **self._past(link, projection, products),

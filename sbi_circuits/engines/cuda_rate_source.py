@@ -40,7 +40,7 @@ real = np.{real}
 ONE, ZERO = real(1.0), real(0.0)
 '''
 # What `run` is handed of each projection, each name followed by the projection's number.
-LINK_ARRAYS = ("present", "rows", "jump", "sources", "weights", "all_pairs", "dense", "past", "lags", "scratch", "KS")
+LINK_ARRAYS = ("present", "starts", "jump", "sources", "weights", "all_pairs", "dense", "past", "lags", "scratch", "KS")
 _FIRST = ("steps", "first", "every", "dt", "per_block", "across", "along", "sizes", "keys")
 _SYNC = "        cuda.syncthreads()"
 
@@ -69,6 +69,8 @@ def argument_names(program: Program) -> list[str]:
     for k, part in enumerate(program.parts):
         names += [f"v_{k}_{row}" for row in range(len(part.variables))] + [f"K_{k}"]
         names += [f"which_{k}", f"levels_{k}"] if part.shared else []
+        names += [f"rows_{k}", f"gains_{k}"] if part.stimuli else []
+        names += [f"course_{k}_{n}" for n in range(len(part.stimuli))]
     names += [f"noise_{m}" for numbers in noise_numbers(program.parts) for m in numbers]
     for k in range(len(program.outputs)):
         names += [f"wanted_{k}", f"out_{k}", f"KR_{k}"]
@@ -86,7 +88,7 @@ def _update(number: int, program: Program, single: bool) -> str:
     """One step of one neuron: its new values."""
     part = program.parts[number]
     expressions = [s.expression for s in part.update]
-    names = ", ".join([*part.variables, *part.noise, *part.shared, "t", "i"])
+    names = ", ".join([*part.variables, *part.noise, *part.shared, *part.stimuli, "t", "i"])
     lines = ["@device", f"def update_{number}({names}{_constants(expressions)}):"]
     if uses(expressions, "not_refractory"):
         lines.append("    not_refractory = True")
@@ -99,7 +101,7 @@ def _read(number: int, program: Program, single: bool) -> str:
     """One readout of one neuron."""
     output = program.outputs[number]
     part = program.parts[program.position(output.readout.population)]
-    names = ", ".join([*part.variables, *part.shared, "t", "i"])
+    names = ", ".join([*part.variables, *part.shared, *part.stimuli, "t", "i"])
     return "\n".join([
         "@device",
         f"def read_{number}({names}{_constants([output.expression])}):",
@@ -153,8 +155,12 @@ class _Printer:
             for row, name in enumerate(part.shared)
         ]
 
-    def _shared(self, k: int) -> list[str]:
-        return [f"x{k}_{name}" for name in self.program.parts[k].shared]
+    def _driven(self, k: int, unit: str) -> list[str]:
+        """Inputs of a neuron: those that its population shares, then its own."""
+        part = self.program.parts[k]
+        courses = [f"gains_{k}[{n}, lane] * course_{k}_{n}[rows_{k}[{n}, step], {unit}]"
+                   for n in range(len(part.stimuli))]  # fmt: skip
+        return [f"x{k}_{name}" for name in part.shared] + courses
 
     def _loads(self, indent: str, name: str, expressions: list[str], prefix: str) -> list[str]:
         """Lines that read the invariants some expressions use."""
@@ -202,7 +208,7 @@ class _Lone(_Printer):
         for k, output in enumerate(self.program.outputs):
             p = self.program.position(output.readout.population)
             passed = self._passed([output.expression], f"KR{k}_")
-            arguments = ", ".join([*self._state(p), *self._shared(p), "t", "ZERO", *passed])
+            arguments = ", ".join([*self._state(p), *self._driven(p, '0'), "t", "ZERO", *passed])
             lines += [f"            if wanted_{k}:",
                       f"                out_{k}[sample, lane] = read_{k}({arguments})"]  # fmt: skip
         return lines
@@ -212,7 +218,7 @@ class _Lone(_Printer):
         for k in range(len(self.program.parts)):
             state, noise = self._state(k), [f"z{m}" for m in self.noise[k]]
             lines += [f"        z{m} = {normal}({m}, step, key_0, key_1)" for m in self.noise[k]]
-            arguments = [*state, *noise, *self._shared(k), "t", "ZERO", *self._passed(self._texts(k), f"K{k}_")]
+            arguments = [*state, *noise, *self._driven(k, '0'), "t", "ZERO", *self._passed(self._texts(k), f"K{k}_")]
             lines += [f"        {', '.join(state)}, = update_{k}({', '.join(arguments)})"] if state else []
         return lines
 
@@ -255,7 +261,7 @@ class _Many(_Printer):
             p = self.program.position(output.readout.population)
             state = [f"v_{p}_{row}[at]" for row in range(len(self.program.parts[p].variables))]
             passed = self._passed([output.expression], "c")
-            value = f"read_{k}({', '.join([*state, *self._shared(p), 't', 'real(n)', *passed])})"
+            value = f"read_{k}({', '.join([*state, *self._driven(p, 'n'), 't', 'real(n)', *passed])})"
             each = output.readout.over == "each"
             lines += [
                 f"            if wanted_{k}:",
@@ -291,7 +297,7 @@ class _Many(_Printer):
         for k, part in enumerate(self.program.parts):
             state = [f"v_{k}_{row}[at]" for row in range(len(part.variables))]
             noise = [f"noise_{m}[at]" for m in self.noise[k]]
-            arguments = [*state, *noise, *self._shared(k), "t", "real(n)", *self._passed(self._texts(k), "c")]
+            arguments = [*state, *noise, *self._driven(k, 'n'), "t", "real(n)", *self._passed(self._texts(k), "c")]
             if part.updated:
                 lines += [
                     *self._loads("        ", f"K_{k}", self._texts(k), "c"),

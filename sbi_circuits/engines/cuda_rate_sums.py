@@ -65,7 +65,7 @@ class Sum:
         ]
 
     def _incoming(self, body: list[str]) -> list[str]:
-        rows, jump = self._name("rows"), self._name("jump")
+        rows, jump = self._name("starts"), self._name("jump")
         return [
             f"for q in range({rows}[lane * {jump} + j], {rows}[lane * {jump} + j + 1]):",
             f"    at = origin + {self._name('sources')}[q] * across",

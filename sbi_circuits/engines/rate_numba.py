@@ -153,12 +153,16 @@ class _Arrays:
 
     def _population(self, k: int) -> None:
         side, part = self.side, self.side.program.parts[k]
-        rows = side.initial(k, self.real)
-        self.state += rows
-        self.named |= {f"v_{k}_{row}": values for row, values in enumerate(rows)}
+        start = side.initial(k, self.real)
+        self.state += start
+        self.named |= {f"v_{k}_{row}": values for row, values in enumerate(start)}
         self.named[f"K_{k}"] = side.invariants(part.invariants, side.known(k), self.real)
         if part.shared:
             self.named[f"which_{k}"], self.named[f"levels_{k}"] = side.shared(k, self.grid.steps, self.real)
+        if part.stimuli:
+            rows, gains, courses = side.courses(k, self.grid.steps, self.real)
+            self.named |= {f"rows_{k}": rows, f"gains_{k}": gains}
+            self.named |= {f"course_{k}_{n}": values for n, values in enumerate(courses)}
         for m in noise_numbers(side.program.parts)[k]:
             self.named[f"noise_{m}"] = np.zeros(row_length(side.sizes[k]) * self.lanes, dtype=self.real)
 

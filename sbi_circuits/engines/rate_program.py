@@ -9,7 +9,7 @@ import ast
 from dataclasses import dataclass
 from functools import cache
 
-from sbi_circuits.circuit import Circuit, CurrentSteps, Readout
+from sbi_circuits.circuit import Circuit, PoissonInput, Readout
 from sbi_circuits.engines.coupling import Coupling, couplings
 from sbi_circuits.engines.rewrite import Rewriter
 from sbi_circuits.engines.translate import Translation, translate
@@ -46,7 +46,7 @@ class Program:
 
 def is_rate_circuit(circuit: Circuit) -> bool:
     """Whether nothing in the circuit spikes and no input is made of events."""
-    return not circuit.spikes and all(isinstance(i, CurrentSteps) for i in circuit.inputs)
+    return not circuit.spikes and not any(isinstance(i, PoissonInput) for i in circuit.inputs)
 
 
 @cache
@@ -83,7 +83,9 @@ def _output(circuit: Circuit, readout: Readout, reorder: bool) -> Output:
 
     population = circuit.population(readout.population)
     equations = Equations(population.equations)
-    inputs = {i.name for i in circuit.inputs if isinstance(i, CurrentSteps) and i.target == population.name}
+    inputs = {
+        i.name for i in circuit.inputs if not isinstance(i, PoissonInput) and i.target == population.name
+    }
     varying = {*equations.diff_eq_names, *equations.parameter_names, *inputs, "t", "i"}
     written = {e.varname: str(e.expr.code) for e in equations.values() if e.type == "subexpression"}
     rewriter = Rewriter(f"readout {readout.name}", varying, written, reorder)

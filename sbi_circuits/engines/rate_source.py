@@ -6,12 +6,14 @@ LANES = 1; its innermost loop is over units, which are contiguous then.
 """
 
 import re
+from collections.abc import Set
 
 from sbi_circuits.engines.coupling import Coupling
 from sbi_circuits.engines.printer import show
 from sbi_circuits.engines.rate_program import Program, names_of
 from sbi_circuits.engines.synapse_source import noise_numbers
 from sbi_circuits.engines.torch_terms import Term, terms
+from sbi_circuits.engines.translate import Translation
 
 _HEADER = '''"""Kernel of the rate circuit {name!r}, generated from its equations; precision {real}, {lanes} lanes."""
 
@@ -68,42 +70,53 @@ def _update(number: int, program: Program, single: bool) -> str:
     part = program.parts[number]
     arrays = [f"a_{n}" for n in (*part.variables, *part.noise, *part.shared)]
     body = [*_constants([s.expression for s in part.update])]
-    body += [f"{n} = a_{n}[n * LANES + lane]" for n in (*part.variables, *part.noise)]
-    body += [f"{n} = a_{n}[piece_{n} * LANES + lane]" for n in part.shared]
+    body += [f"{n} = a_{n}[cell_ * LANES + lane]" for n in (*part.variables, *part.noise)]
+    body += _driven(part, {*part.shared, *part.stimuli})
     if any("not_refractory" in s.expression for s in part.update):
         body.append("not_refractory = True")
     body += [f"{s.target} = {show(s.expression, single, part.invariants)}" for s in part.update]
-    body += [f"a_{v}[n * LANES + lane] = _{v}" for v in part.updated]
-    pieces = [f"piece_{n}" for n in part.shared]
+    body += [f"a_{v}[cell_ * LANES + lane] = _{v}" for v in part.updated]
     lines = [
         _DECORATOR,
-        f"def update_{number}({', '.join([*arrays, *pieces, 'size', 't', 'K'])}):",
-        "    for n in range(size):",
-        "        i = real(n)",
+        f"def update_{number}({', '.join([*arrays, *_driven_names(part), 'size_', 't', 'K'])}):",
+        "    for cell_ in range(size_):",
+        "        i = real(cell_)",
         *_lane_loop("        ", body),
     ]
     return "\n".join(lines)
 
 
+def _driven_names(part: Translation) -> list[str]:
+    """Parameters of a function by which it knows its inputs in this step."""
+    names = [f"piece_{n}" for n in part.shared]
+    return [*names, *(f"{what}_{n}" for n in part.stimuli for what in ("a", "row", "gain"))]
+
+
+def _driven(part: Translation, used: Set[str]) -> list[str]:
+    """Lines that read inputs."""
+    lines = [f"{n} = a_{n}[piece_{n} * LANES + lane]" for n in part.shared if n in used]
+    return lines + [f"{n} = gain_{n}[lane] * a_{n}[row_{n}, cell_]" for n in part.stimuli if n in used]
+
+
 def _read(number: int, program: Program, single: bool) -> str:
-    """One readout: its value for every unit, or reduced over them, into `out` (channels * LANES,)."""
+    """One readout: its value for every unit, or reduced over them, into `out_` (channels * LANES,)."""
     output = program.outputs[number]
     part, over = program.parts[program.position(output.readout.population)], output.readout.over
     used = names_of(output.expression)
     arrays = [f"a_{n}" for n in (*part.variables, *part.shared)]
     body = _constants([output.expression])
-    body += [f"{n} = a_{n}[n * LANES + lane]" for n in part.variables if n in used]
-    body += [f"{n} = a_{n}[piece_{n} * LANES + lane]" for n in part.shared if n in used]
+    body += [f"{n} = a_{n}[cell_ * LANES + lane]" for n in part.variables if n in used]
+    body += _driven(part, used)
     value = show(output.expression, single, output.invariants)
-    body.append(f"out[n * LANES + lane] = {value}" if over == "each" else f"out[lane] += {value}")
+    body.append(f"out_[cell_ * LANES + lane] = {value}" if over == "each" else f"out_[lane] += {value}")
     lines = [
         _DECORATOR,
-        f"def read_{number}({', '.join([*arrays, *(f'piece_{n}' for n in part.shared), 'size', 't', 'K', 'out'])}):",
-        *([] if over == "each" else ["    out[:] = ZERO"]),
-        "    for n in range(size):",
-        "        i = real(n)",
+        f"def read_{number}({', '.join([*arrays, *_driven_names(part), 'size_', 't', 'K', 'out_'])}):",
+        *([] if over == "each" else ["    out_[:] = ZERO"]),
+        "    for cell_ in range(size_):",
+        "        i = real(cell_)",
         *_lane_loop("        ", body),
-        *(["    out[:] /= real(size)"] if over == "mean" else []),
+        *(["    out_[:] /= real(size_)"] if over == "mean" else []),
     ]
     return "\n".join(lines)
 
@@ -227,6 +240,8 @@ def argument_names(program: Program) -> list[str]:
     for k, part in enumerate(program.parts):
         names += [f"v_{k}_{row}" for row in range(len(part.variables))] + [f"K_{k}"]
         names += [f"which_{k}", f"levels_{k}"] if part.shared else []
+        names += [f"rows_{k}", f"gains_{k}"] if part.stimuli else []
+        names += [f"course_{k}_{n}" for n in range(len(part.stimuli))]
     names += [f"noise_{m}" for numbers in noise_numbers(program.parts) for m in numbers]
     for k in range(len(program.outputs)):
         names += [f"wanted_{k}", f"out_{k}", f"KR_{k}"]
@@ -280,5 +295,9 @@ def _run(program: Program, single: bool) -> str:
 
 
 def _inputs(program: Program, position: int) -> list[str]:
-    number = range(len(program.parts[position].shared))
-    return [f"levels_{position}[{row}]" for row in number] + [f"which_{position}[{row}, step]" for row in number]
+    part, k = program.parts[position], position
+    number = range(len(part.shared))
+    found = [f"levels_{k}[{row}]" for row in number] + [f"which_{k}[{row}, step]" for row in number]
+    for n in range(len(part.stimuli)):
+        found += [f"course_{k}_{n}", f"rows_{k}[{n}, step]", f"gains_{k}[{n}]"]
+    return found

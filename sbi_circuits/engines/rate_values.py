@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sbi_circuits.circuit import Circuit, CurrentSteps, Population
+from sbi_circuits.circuit import Circuit, CurrentSteps, Population, Stimulus
 from sbi_circuits.circuit_parts import is_random
 from sbi_circuits.circuit_values import population_size
 from sbi_circuits.engines.rate_program import Program
@@ -103,6 +103,21 @@ class Lanes:
                 which[row, int(np.round(time / self.dt)) :] = k + 1
                 levels[row, k + 1] = evaluate(value, self.values)
         return which, levels.reshape(len(part.shared), pieces * lanes)
+
+    def courses(self, position: int, steps: int, real: Any) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Stimuli of a population: the row of each step, (stimuli, steps); scales, (stimuli, L); (rows, N) values."""
+        part, size, lanes = self.program.parts[position], self.sizes[position], len(self.theta)
+        entries = {i.name: i for i in self.circuit.inputs if isinstance(i, Stimulus) and i.target == part.name}
+        rows = np.zeros((len(part.stimuli), steps), dtype=np.int32)
+        scales, values = np.zeros((len(part.stimuli), lanes), dtype=real), []
+        for k, name in enumerate(part.stimuli):
+            entry = entries[name]
+            entry.check_size(size)
+            entry.check_length(steps, self.dt)
+            rows[k], scales[k] = entry.rows(steps, self.dt), evaluate(entry.scale, self.values)
+            wide = np.broadcast_to(entry.values * unit_scale(entry.unit), (entry.samples, size))
+            values.append(np.ascontiguousarray(wide, dtype=real))
+        return rows, scales, values
 
     def keys(self) -> np.ndarray:
         """(2, L) Philox keys."""

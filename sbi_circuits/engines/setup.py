@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sbi_circuits.circuit import Circuit, CurrentSteps, PoissonInput, Population
+from sbi_circuits.circuit import Circuit, CurrentSteps, PoissonInput, Population, Stimulus
 from sbi_circuits.circuit_parts import declared_parameters
 from sbi_circuits.circuit_values import poisson_numbers, population_size, refractory_seconds
 from sbi_circuits.engines.base import Protocol
@@ -17,9 +17,12 @@ from sbi_circuits.engines.synapses import Drawing, Synapses, drawn_by_engine
 from sbi_circuits.engines.wiring import draw_labels
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.seeds import generator, kernel_keys
-from sbi_circuits.units import FUNCTIONS, evaluate
+from sbi_circuits.units import FUNCTIONS, evaluate, unit_scale
 
-__all__ = ["Cells", "Poisson", "Setup", "Steps", "Synapses", "drawn_by_engine", "prepare", "timestep"]
+__all__ = [
+    "Cells", "Course", "Poisson", "Setup", "Steps", "Synapses", "check_stimuli", "drawn_by_engine", "prepare",
+    "timestep",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,17 @@ class Steps:
 
 
 @dataclass(frozen=True, eq=False)
+class Course:
+    """One stimulus: `values[rows[s]]` in time step s, SI, (1,) or a value for each unit; times `scale`."""
+
+    target: str
+    name: str
+    rows: np.ndarray
+    values: np.ndarray
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
 class Setup:
     """Everything an engine needs to run one simulation; all values in SI units."""
 
@@ -69,6 +83,7 @@ class Setup:
     synapses: tuple[Synapses, ...]
     poisson: tuple[Poisson, ...]
     currents: tuple[Steps, ...]
+    courses: tuple[Course, ...]
     recorded: np.ndarray
     keys: tuple[int, int]
     values: dict[str, float]
@@ -114,6 +129,7 @@ def prepare(circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, 
         synapses=drawing.synapses(lambda projection: not draw and drawn_by_engine(projection)),
         poisson=tuple(_poisson(i, sizes, values) for i in circuit.inputs if isinstance(i, PoissonInput)),
         currents=tuple(_steps(i, values, dt) for i in circuit.inputs if isinstance(i, CurrentSteps)),
+        courses=tuple(_course(i, sizes, values, protocol, dt) for i in circuit.inputs if isinstance(i, Stimulus)),
         recorded=_recorded(protocol.record.spikes, sum(sizes.values()), seed, index),
         keys=keys,
         values=values,
@@ -166,6 +182,22 @@ def _poisson(entry: PoissonInput, sizes: dict[str, int], values: dict[str, float
 def _steps(entry: CurrentSteps, values: dict[str, float], dt: float) -> Steps:
     starts = np.array([int(np.round(t / dt)) for t, _ in entry.steps], dtype=np.int64)
     return Steps(entry.target, entry.name, starts, np.array([float(evaluate(v, values)) for _, v in entry.steps]))
+
+
+def check_stimuli(circuit: Circuit, protocol: Protocol) -> None:
+    """Raise `CircuitError` for a stimulus that ends before a simulation does."""
+    dt = protocol.dt or circuit.dt
+    for entry in circuit.inputs:
+        if isinstance(entry, Stimulus):
+            entry.check_length(timestep(protocol.warmup + protocol.duration, dt), dt)
+
+
+def _course(entry: Stimulus, sizes: dict[str, int], values: dict[str, float], protocol: Protocol, dt: float) -> Course:
+    steps = timestep(protocol.warmup + protocol.duration, dt)
+    entry.check_length(steps, dt)
+    entry.check_size(sizes[entry.target])
+    scale = float(evaluate(entry.scale, values))
+    return Course(entry.target, entry.name, entry.rows(steps, dt), entry.values * unit_scale(entry.unit), scale)
 
 
 def _recorded(wanted: int, total: int, seed: int, index: int) -> np.ndarray:

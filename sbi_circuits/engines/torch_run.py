@@ -19,7 +19,7 @@ from sbi_circuits.engines.signals import Sampling
 from sbi_circuits.engines.synapse_source import noise_numbers
 from sbi_circuits.engines.torch_noise import Noise
 from sbi_circuits.engines.torch_sums import sums
-from sbi_circuits.engines.torch_values import Batch, Current, Number
+from sbi_circuits.engines.torch_values import Batch, Current, Number, TimeCourse
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class _Population:
     K: list[Number]
     numbers: Tensor
     noise: list[Noise]
-    currents: list[Current]
+    currents: Sequence[Current | TimeCourse]
 
     def inputs(self, step: int) -> list[Number]:
         return [c.at(step) for c in self.currents]
@@ -69,7 +69,7 @@ class Run:
                 torch.arange(batch.setups[0].cells[k].size, dtype=batch.dtype, device=batch.device),
                 [Noise(n, batch.setups[0].cells[k].size, [s.keys for s in batch.setups], batch.dtype, batch.device)
                  for n in numbers[k]],
-                batch.currents(k, values),
+                [*batch.currents(k, values), *batch.courses(k, values)],
             )
             for k, part in enumerate(program.parts)
         ]  # fmt: skip

@@ -65,7 +65,7 @@ def torch_source(name: str, program: Program) -> str:
 
 def _update(k: int, program: Program) -> str:
     part = program.parts[k]
-    arguments = [*part.variables, *part.noise, *part.shared, "t", "i", "K", "dtype"]
+    arguments = [*part.variables, *part.noise, *part.shared, *part.stimuli, "t", "i", "K", "dtype"]
     body = [f"    {s.target} = {show(s.expression)}" for s in part.update]
     if any("not_refractory" in s.expression for s in part.update):
         body.insert(0, "    not_refractory = True")
@@ -76,7 +76,7 @@ def _update(k: int, program: Program) -> str:
 def _read(k: int, program: Program) -> str:
     output = program.outputs[k]
     part = program.parts[program.position(output.readout.population)]
-    arguments = [*part.variables, *part.shared, "t", "i", "K", "dtype"]
+    arguments = [*part.variables, *part.shared, *part.stimuli, "t", "i", "K", "dtype"]
     return f"def read_{k}({', '.join(arguments)}):\n    return {show(output.expression)}"
 
 

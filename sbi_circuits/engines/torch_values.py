@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbi_circuits.circuit import Circuit, CurrentSteps, Population, Projection
+from sbi_circuits.circuit import Circuit, CurrentSteps, Population, Projection, Stimulus
 from sbi_circuits.circuit_values import edge_values
 from sbi_circuits.engines.rate_program import Program
 from sbi_circuits.engines.setup import Setup
@@ -108,6 +108,17 @@ class Batch:
             rows.append(torch.as_tensor(value, dtype=torch.float64).reshape(-1).expand(count))
         return rows
 
+    def courses(self, position: int, values: Values) -> list["TimeCourse"]:
+        """Stimuli of a population, in the order of the translation."""
+        part = self.program.parts[position]
+        given = {c.name: c for c in self.setups[0].courses if c.target == part.name}
+        scales = {i.name: i.scale for i in self.circuit.inputs if isinstance(i, Stimulus) and i.target == part.name}
+        return [
+            TimeCourse(given[n].rows, torch.as_tensor(given[n].values, dtype=self.dtype, device=self.device),
+                       self.cast(evaluate(scales[n], values, TORCH_FUNCTIONS)))
+            for n in part.stimuli
+        ]  # fmt: skip
+
     def currents(self, position: int, values: Values) -> list["Current"]:
         """Shared inputs of a population, in the order of the translation."""
         part, setup = self.program.parts[position], self.setups[0]
@@ -131,6 +142,19 @@ class Current:
     def at(self, step: int) -> Number:
         """Its value in a time step."""
         return self.levels[int(np.searchsorted(self.starts, step, side="right"))]
+
+
+@dataclass(frozen=True, eq=False)
+class TimeCourse:
+    """A stimulus: `scale` times row `rows[step]` of `values`, (samples, units)."""
+
+    rows: np.ndarray
+    values: Tensor
+    scale: Number
+
+    def at(self, step: int) -> Tensor:
+        """Its values in a time step, (1, units) or (B, units)."""
+        return self.scale * self.values[int(self.rows[step])][None]
 
 
 def drawing(draws: Sequence[np.random.Generator], sizes: Sequence[int]) -> dict[str, Callable[[], Tensor]]:

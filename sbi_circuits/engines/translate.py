@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sbi_circuits.circuit import Circuit, CurrentSteps, Population
+from sbi_circuits.circuit import Circuit, CurrentSteps, Population, Stimulus
 from sbi_circuits.circuit_parts import is_random
 from sbi_circuits.engines.methods import register_methods
 from sbi_circuits.engines.rewrite import CALLS, Rewriter, check_names, refusal
@@ -45,6 +45,7 @@ class Translation:
         reset: statements at a spike.
         invariants: expressions of K, in order; evaluated from the population's constants.
         noise: names of the standard normals, one per neuron and step each, that the update reads.
+        stimuli: names of inputs that differ between units; rate circuits only.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Translation:
     reset: tuple[Statement, ...]
     invariants: tuple[str, ...]
     noise: tuple[str, ...] = ()
+    stimuli: tuple[str, ...] = ()
 
 
 def translate(circuit: Circuit, population: Population, reorder: bool) -> Translation:
@@ -113,12 +115,17 @@ class _Translator:
         self.where = f"population {population.name}"
         inputs = [i for i in circuit.inputs if isinstance(i, CurrentSteps) and i.target == population.name]
         self.shared = tuple(i.name for i in inputs)
-        self.variables = tuple(sorted(self.equations.diff_eq_names | self.equations.parameter_names - {*self.shared}))
+        courses = [i for i in circuit.inputs if isinstance(i, Stimulus) and i.target == population.name]
+        self.stimuli = tuple(i.name for i in courses)
+        if self.stimuli and circuit.spikes:
+            raise refusal(self.where, f"the stimulus {self.stimuli[0]} in a circuit that spikes")
+        given = {*self.shared, *self.stimuli}
+        self.variables = tuple(sorted(self.equations.diff_eq_names | self.equations.parameter_names - given))
         self.noise = {name: f"z_{name}" for name in sorted(self.equations.stochastic_variables)}
-        varying = {*self.variables, *self.shared, *self.noise.values(), "t", "i", "not_refractory"}
+        varying = {*self.variables, *given, *self.noise.values(), "t", "i", "not_refractory"}
         written = {e.varname: str(e.expr.code) for e in self.equations.values() if e.type == "subexpression"}
         self.rewriter = Rewriter(self.where, varying, written, reorder)
-        check_names(self.where, (*self.variables, *self.shared))
+        check_names(self.where, (*self.variables, *self.shared, *self.stimuli))
         self._check_flags()
 
     def _check_flags(self) -> None:
@@ -147,6 +154,7 @@ class _Translator:
             reset=tuple(Statement(s.target, rewrite(s.value)) for s in self.population.resets()),
             invariants=tuple(self.rewriter.invariants),
             noise=tuple(self.noise.values()),
+            stimuli=self.stimuli,
         )
 
     def _statements(self, pairs: list[tuple[str, str]]) -> list[Statement]:

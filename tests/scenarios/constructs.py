@@ -8,7 +8,7 @@ from tests.scenarios.circuits import LIF_CONSTANTS
 
 PRIOR = Prior((Parameter("drive", "mV", 0, 100),))
 BIASED = "dv/dt = (drive*(1 + 0.07*i) - v)/tau : volt (unless refractory)"
-RING = Explicit(((0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)))
+RING = Explicit(((0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)), symmetric=False)
 KICK = "v_post += weight"
 # A table in no order, with a pair that occurs twice.
 EDGES = EdgeList([2, 0, 1, 3, 0, 1, 0], [3, 1, 2, 0, 2, 3, 1],
@@ -144,7 +144,7 @@ def _synapses() -> list[Construct]:
 
 def _summed() -> list[Construct]:
     gap = {"on_spike": "", "summed": "gap_post = weight*(v_pre - v_post)"}
-    measured = Projection("edges", "cell", "cell", EDGES, "w*count", **gap)
+    measured = Projection("edges", "cell", "cell", replace(EDGES, symmetric=False), "w*count", **gap)
     pull = {"on_spike": "", "summed": "pull_post = weight*clip(v_pre - v_post, -5*mV, p*5*mV)"}
     passive = cells(PASSIVE, name="passive", threshold="", reset="", refractory="")
     back = Projection("back", "passive", "cell", OneToOne(), "0.4", "", summed="gap_post = weight*(v_pre - v_post)")

@@ -16,6 +16,7 @@ from sbi_circuits.circuit import (
     Population,
     Projection,
     Readout,
+    Stimulus,
     Wiring,
     get_circuit,
 )
@@ -64,6 +65,7 @@ def changed(circuit: Circuit, values: dict[str, float]) -> np.ndarray:
 PRIOR = Prior((Parameter("g", "1", 0, 5), Parameter("tau", "ms", 1, 50)))
 LEAKY = "dx/dt = (-x + felt + stimulus)/tau : 1\nfelt : 1"
 STEPS = (CurrentSteps("units", "stimulus", "1", ((0.01, "0.3"), (0.05, "0.1*g"), (0.07, "-0.2"))),)
+DRIVEN = "dx/dt = (-x + felt + stimulus + course)/tau : 1\nfelt : 1"
 FORMULAS = """
 dx/dt = (-x + felt + stimulus + 0.1*formula)/tau : 1
 formula = tanh(x)**2 + clip(3*x, 0, 1) + int(x > 0.2 and not (x > 1 or t < 20*ms)) + exprel(x) + abs(x - 0.1) : 1
@@ -72,14 +74,14 @@ felt : 1
 
 
 def micro(name: str, wiring: Wiring, weight: str, summed: str, equations: str = LEAKY, method: str = "euler",
-          delay: str = "0*ms", size: int = 10) -> Circuit:  # fmt: skip
+          delay: str = "0*ms", size: int = 10, stimuli: tuple[Stimulus, ...] = ()) -> Circuit:  # fmt: skip
     """One population that acts on itself by a summed coupling, under a stimulus in steps."""
     return Circuit(
         name,
         PRIOR,
         (Population("units", "n", equations, initial={"x": "randn()"}, method=method),),  # type: ignore[arg-type]
         (Projection("loop", "units", "units", wiring, weight, summed=summed, delay=delay),),
-        STEPS,
+        (*STEPS, *stimuli),
         {"n": str(size)},  # type: ignore[arg-type]
         dt=1e-3,
         defaults={"g": 1.5, "tau": 10.0},  # type: ignore[arg-type]
@@ -91,7 +93,10 @@ def micro(name: str, wiring: Wiring, weight: str, summed: str, equations: str = 
     )
 
 
-RING = Explicit(((0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)))
+RING = Explicit(((0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)), symmetric=False)
+# Rows of 2.5 time steps; for each unit another course, and in one of the circuits one for all.
+COURSE = Stimulus("units", "course", "1", np.random.default_rng(5).normal(size=(60, 10)), 2.5e-3, "0.2*g")
+COMMON = Stimulus("units", "course", "1", np.sin(np.arange(700) / 40), 2e-4, "g**2/tau*ms")
 EDGES = EdgeList([0, 0, 1, 3, 4, 7, 7], [1, 2, 2, 5, 0, 8, 8], {"count": [3, 1, 2, 4, 1, 2, 5]})
 RANDOM, TANH, ONE = "g*randn()/sqrt(n)", "felt_post = weight*tanh(x_pre)", "felt_post = g*tanh(x_pre)/n"
 MICRO_RATES = {
@@ -108,6 +113,8 @@ MICRO_RATES = {
         micro("delayed_by_a_parameter", AllToAll(), "1", "felt_post = g*(tanh(x_pre) - 0.3*x_post)/n",
               delay="1*ms + 0.3*tau"),
         micro("edge_list", EDGES, "0.2*g*count", TANH),
+        micro("stimulus", AllToAll(), RANDOM, TANH, DRIVEN, "rk4", stimuli=(COURSE,)),
+        micro("stimulus_of_all", AllToAll(), "1", ONE, DRIVEN, stimuli=(COMMON,)),
         micro("formulas", AllToAll(), "1", ONE, FORMULAS),
         *(micro(f"method_{m}", AllToAll(), "1", ONE, method=m)
           for m in ("rk4", "exponential_euler", "heun", "trapezoid")),
