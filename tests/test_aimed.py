@@ -17,7 +17,9 @@ from sbi_circuits.circuit import Record
 from sbi_circuits.cultures import culture_features, plate
 from sbi_circuits.demo import demo_table
 from sbi_circuits.engines import Protocol
+from sbi_circuits.inference.train import _split
 from sbi_circuits.prior import Parameter, Prior
+from sbi_circuits.seeds import generator
 from sbi_circuits.table import MemoryTable, Table, concat
 from sbi_circuits.table_rows import rows_equal
 
@@ -120,3 +122,12 @@ def test_the_judge_fails_a_posterior_that_knows_nothing_of_its_observation() -> 
     assert not failed["all features"]["passes"] and failed["all features"]["least_p"] < 1e-6
     assert failed["all features"]["least_p"] < honest["all features"]["least_p"]
     assert covered["all"]["all features"]["levels"]["0.9"][0] < 0.8
+
+
+def test_windows_of_one_simulation_are_validated_together() -> None:
+    theta = np.random.default_rng(0).random((600, 3))
+    training, validation = _split(np.repeat(theta, 2, axis=0), 0.1, seed=3)
+    assert len(validation) == 120 and len(training) == 1080
+    assert not set((training // 2).tolist()) & set((validation // 2).tolist())
+    alone = np.sort(generator(3, "validation").permutation(600)[:60])  # where all differ: a random choice of rows
+    np.testing.assert_array_equal(_split(theta, 0.1, seed=3)[1], alone)

@@ -10,6 +10,7 @@ from benchmarks.aimed.kernels import Kernels, around
 from benchmarks.aimed.settings import HELD_OUT_WELLS, Settings, cells, channels
 from benchmarks.aimed.targets import Targets
 from sbi_circuits.campaign import Campaign, TableProposal, remeasure, run_campaign
+from sbi_circuits.campaign.plan import PROPOSAL_FILE
 from sbi_circuits.circuit import get_circuit
 from sbi_circuits.cultures import PlateRow
 from sbi_circuits.seeds import generator
@@ -54,13 +55,15 @@ def choose(candidates: Sequence[Candidates], settings: Settings, seed: int) -> K
 
 def run_round(folder: Path, number: int, kernels: Kernels, settings: Settings, workers: int) -> Table:
     """Simulate one round, in the view of cells and again in that of channels; the latter's table."""
-    circuit, seed = get_circuit(settings.circuit), settings.seed + number
-    theta = kernels.sample(circuit.prior, settings.per_round, seed)
+    circuit, seed, path = get_circuit(settings.circuit), settings.seed + number, folder / f"round-{number:03d}"
+    if (path / PROPOSAL_FILE).exists():  # begun, perhaps under other settings
+        proposal = TableProposal.load(path / PROPOSAL_FILE)
+    else:
+        proposal = TableProposal(kernels.sample(circuit.prior, settings.per_round, seed), f"aimed round {number}")
     campaign = Campaign(
-        circuit, len(theta), cells(), settings.protocol, seed=seed, engine=settings.engine, unit=8,
-        proposal=TableProposal(theta, f"aimed round {number}"), keep_recordings=settings.keep,
+        circuit, len(proposal.theta), cells(), settings.protocol, seed=seed, engine=settings.engine, unit=8,
+        proposal=proposal, keep_recordings=settings.keep,
     )  # fmt: skip
-    path = folder / f"round-{number:03d}"
     run_campaign(campaign, path, workers=workers)
     return remeasure(path, channels(), folder / f"round-{number:03d}-channels", workers=workers)
 

@@ -43,7 +43,7 @@ class Settings:
     engine: str = "auto"
     seed: int = 20270
     protocol: Protocol = Protocol(duration=120.0, warmup=2.0, record=Record(spikes=200, counts=True, moments=True))
-    per_round: int = 400
+    per_round: int = 200
     rounds: int = 1000
     prior_share: float = 0.3
     nearest: int = 3

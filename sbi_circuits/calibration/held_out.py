@@ -154,7 +154,7 @@ def validation_rows(posterior: Any, table: Any, rows: int | None = None) -> Held
     if trained.get("table_digest") != table.digest:
         raise InferenceError("the posterior was trained on another table; any row of this one can judge it")
     data = TrainingData.from_table(table)
-    _, chosen = _split(data.rows, trained["config"]["validation"], trained["seed"])
+    _, chosen = _split(data.theta, trained["config"]["validation"], trained["seed"])
     found = table.read(("outcome", "proposal"))
     drawn = (found.proposal == "prior")[found.outcome == "ok"]
     if trained["config"]["importance"] != "none":

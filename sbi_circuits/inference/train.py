@@ -33,6 +33,7 @@ _LOG_EVERY = 10
 # Operations of so narrow a network are too short to share: two threads took 2.6 times as long as one.
 _SMALL, _SMALL_THREADS = 128, 1
 _PARTS = ("training", "validation")
+_PRIME = 0x100000001B3  # of the hash FNV-1a
 _APART = 3.0  # how far rows with and without a feature lie apart, in scaled units
 
 
@@ -66,7 +67,7 @@ def train(
     data = table if given else TrainingData.from_table(table)
     config = (config or TrainingConfig()).resolve(data.rows, len(data.prior))
     device = torch_device(config.device)
-    training, validation = _split(data.rows, config.validation, seed)
+    training, validation = _split(data.theta, config.validation, seed)
     encoder = FeatureEncoder.fit(data.values, data.states, config.drop > 0, training)
     weights = _row_weights(data, encoder, config.importance)
     support = Support.fit(data.values, data.states, encoder, seed)
@@ -115,11 +116,26 @@ class _Split:
     validation: Rows
 
 
-def _split(rows: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of training and validation rows; the same for every member and every epoch."""
-    order = generator(seed, "validation").permutation(rows)
-    held_out = max(10, round(share * rows))
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
+def _split(theta: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training and validation rows; the same for every member and every epoch.
+
+    Rows of one configuration, such as windows of one simulation, go together: apart they would tell of one another.
+    """
+    rows, groups = len(theta), _groups(theta)
+    order, most = generator(seed, "validation").permutation(groups.max() + 1), max(10, round(share * rows))
+    held_out = np.cumsum(np.bincount(groups)[order]) <= most
+    held_out[0] = True
+    apart = np.isin(groups, order[held_out])
+    return np.flatnonzero(~apart), np.flatnonzero(apart)
+
+
+def _groups(theta: np.ndarray) -> np.ndarray:
+    """(n,) equal for equal rows, from 0; in their own order where all differ."""
+    keys = np.zeros(len(theta), dtype=np.uint64)
+    for column in theta.T:  # column by column: a million rows are not copied
+        keys = keys * np.uint64(_PRIME) + np.ascontiguousarray(column).view(np.uint64)
+    _, first, groups = np.unique(keys, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[groups]
 
 
 def _row_weights(data: TrainingData, encoder: FeatureEncoder, importance: str) -> np.ndarray:
