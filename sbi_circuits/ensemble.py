@@ -20,8 +20,10 @@ from sbi_circuits.prior import Prior
 from sbi_circuits.recording import Recording
 from sbi_circuits.seeds import stream_key
 from sbi_circuits.table import Rows, Table
-from sbi_circuits.verification import Criterion, Judgement, judge
+from sbi_circuits.verification import Criterion, Judgement, judge, seeds_for
+from sbi_circuits.verification_spread import default_block
 
+_INTERVAL, _INTERVALS = "bursts.interval_mean", 5
 _BATCH = 16  # configurations looked at together before deciding whether enough are verified
 
 
@@ -92,7 +94,7 @@ class Ensemble:
         reasons = [f"{name} {share:.0%}" for name, share in list(self.rejections().items())[:5]]
         return "\n".join([
             f"{n} of {m} configurations verified (yield {self.yield_:.0%})",
-            f"rule: {self.criterion.repeats} seeds each, {compared} observed features within "
+            f"rule: {self.values.shape[1]} seeds each, {compared} observed features within "
             f"{self.judgement.bound:.1f} standard deviations of the recording's {self.criterion.against} "
             f"(level {self.criterion.level:g} over all features)",
             f"rejected most by: {', '.join(reasons) or 'nothing'}",
@@ -127,7 +129,7 @@ def build_ensemble(
         observation: a recording, or its features from `observe`.
         n: how many verified configurations are wanted.
         max_draws: draws after which to stop short of n; 4 n where None.
-        criterion: when a configuration agrees; two seeds and level 0.05 where None.
+        criterion: when a configuration agrees; level 0.05, and seeds and blocks by the observation, where None.
         circuit: the circuit; looked up by the name the posterior carries where None.
         seed: of draws and simulations.
         workers: processes to simulate in.
@@ -138,20 +140,21 @@ def build_ensemble(
     Raises:
         InferenceError: a circuit other than the posterior's, or numbers that cannot be.
     """
-    rule = criterion or Criterion()
     circuit = _circuit(posterior, circuit)
     seen = observe(posterior, observation) if isinstance(observation, Recording) else observation
+    rule = _rule(criterion or Criterion(), seen, posterior.provenance)
+    repeats = rule.repeats or seeds_for(seen.n_windows)
     limit = 4 * n if max_draws is None else max_draws
     if n < 1 or limit < 1:
         raise InferenceError(f"an ensemble needs n >= 1 and max_draws >= 1, got {n} and {limit}")
     distribution = posterior(seen)
     theta = distribution.sample(limit, seed)
-    campaign = _campaign(posterior, circuit, theta, rule.repeats, seed, engine)
+    campaign = _campaign(posterior, circuit, theta, repeats, seed, engine)
     with tempfile.TemporaryDirectory() as temporary:
         # Named by what is simulated: other draws in the same folder do not get in the way.
         path = (Path(folder) if folder is not None else Path(temporary)) / campaign.digest[:12]
         table, drawn, found = _until_enough(campaign, path, n, seen, posterior.encoder, rule, workers, progress)
-        values, states, outcomes = _stack(table.read(), drawn, rule.repeats)
+        values, states, outcomes = _stack(table.read(), drawn, repeats)
     theta = theta[:drawn]
     return Ensemble(
         prior=posterior.prior,
@@ -169,6 +172,17 @@ def build_ensemble(
         trust=posterior.check(seen).summary(),
         provenance={**posterior.provenance, "engine": campaign.engine, "posterior_parameters": posterior.prior.digest},
     )
+
+
+def _rule(rule: Criterion, seen: WindowedFeatures, provenance: Mapping[str, Any]) -> Criterion:
+    """The rule with its seeds, and where bursts were measured with blocks of at least five intervals between them."""
+    if rule.repeats is None:
+        rule = replace(rule, repeats=seeds_for(seen.n_windows))
+    names = FeatureSet.from_dict(provenance["feature_set"]).names
+    if rule.block is not None or _INTERVAL not in names or seen.states[names.index(_INTERVAL)] != DEFINED:
+        return rule
+    length = _INTERVALS * float(seen.values[names.index(_INTERVAL)]) / float(provenance["protocol"]["duration"])
+    return replace(rule, block=max(default_block(seen.n_windows), int(np.ceil(length))))
 
 
 def verify(
@@ -198,10 +212,11 @@ def verify(
         raise InferenceError(f"seed {seed} made this ensemble; verify with another one")
     circuit = _circuit(ensemble, circuit)
     theta = ensemble.theta[chosen]
-    campaign = _campaign(ensemble, circuit, theta, ensemble.criterion.repeats, seed, engine)
+    repeats = ensemble.values.shape[1]
+    campaign = _campaign(ensemble, circuit, theta, repeats, seed, engine)
     with tempfile.TemporaryDirectory() as temporary:
         rows = run_campaign(campaign, Path(temporary), workers=workers, progress=progress).read()
-    values, states, outcomes = _stack(rows, len(theta), ensemble.criterion.repeats)
+    values, states, outcomes = _stack(rows, len(theta), repeats)
     found = judge(ensemble.observation, values, states, outcomes == "ok", ensemble.encoder, ensemble.criterion)
     return replace(ensemble, theta=theta, log_prob=ensemble.log_prob[chosen], values=values, states=states,
                    outcomes=outcomes, judgement=found, seed=seed)  # fmt: skip
@@ -248,11 +263,12 @@ def _until_enough(
     workers: int, progress: bool,
 ) -> tuple[Table, int, Judgement]:
     """Re-simulate draws batch by batch until n are verified or the draws are used up."""
-    limit = campaign.n // rule.repeats
+    repeats = rule.repeats or seeds_for(seen.n_windows)
+    limit = campaign.n // repeats
     drawn = min(max(n, _BATCH), limit)
     while True:
-        table = run_campaign(replace(campaign, n=drawn * rule.repeats), path, workers=workers, progress=progress)
-        values, states, outcomes = _stack(table.read(), drawn, rule.repeats)
+        table = run_campaign(replace(campaign, n=drawn * repeats), path, workers=workers, progress=progress)
+        values, states, outcomes = _stack(table.read(), drawn, repeats)
         found = judge(seen, values, states, outcomes == "ok", encoder, rule)
         lacking = n - int(found.verified.sum())
         if lacking <= 0 or drawn == limit:

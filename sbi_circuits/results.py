@@ -176,6 +176,7 @@ def _constant(ensemble: Ensemble) -> xr.Dataset:
         "z": (by_feature, found.z),
         "agrees": (by_feature, found.agrees),
         "seed_to_seed": (_FEATURE, found.unit),
+        "sampling_error": (_FEATURE, found.error),
         "bound": ((), found.bound),
         **encoder,
     }
@@ -225,7 +226,8 @@ def _rebuild(tree: xr.DataTree) -> Ensemble:
         states=kept["states"],
         outcomes=kept["outcomes"].astype(str),
         judgement=Judgement(
-            kept["verified"], kept["z"], kept["agrees"], kept["seed_to_seed"], float(kept["bound"])
+            kept["verified"], kept["z"], kept["agrees"], kept["seed_to_seed"], float(kept["bound"]),
+            kept.get("sampling_error", np.full(len(features.names), np.nan)),  # not kept by the first releases
         ),
         criterion=Criterion(**json.loads(attrs["criterion"])),
         encoder=FeatureEncoder(**{f.name: kept[f"encoder_{f.name}"] for f in fields(FeatureEncoder)}),

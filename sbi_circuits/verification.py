@@ -1,35 +1,38 @@
-"""When a simulation counts as agreeing with an observation, in units of seed-to-seed variability.
+"""When a configuration counts as verified: when one and the same circuit may well stand behind it and the recording.
 
-A configuration is simulated with several seeds. The mean of its scaled features is compared with the observation;
-the unit of the difference is the standard deviation such a difference has when both come from one circuit: the
-circuit's own seed-to-seed variability, together with how the recording varies from window to window (could the
-simulation be one more window of this recording?) or with the standard error of its mean over windows (is the
-circuit's mean the recording's mean? - the stricter question, which no circuit passes that is not the recorded one).
+A configuration is simulated with several seeds. The mean of its scaled features is compared with the recording's, and
+the difference is counted in the standard deviation it has when both come from one circuit: the circuit's variability
+from seed to seed, and the sampling error of the recording, from resampling its blocks. All observed features have to
+agree at once, at a joint level that correlations and tails of the features enter into. Whoever takes the observed
+circuit itself is rejected with that probability, and no more.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from sbi_circuits.errors import InferenceError, UnknownNameError
-from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED, WindowedFeatures
+from sbi_circuits.features import DEFINED, UNOBSERVED, WindowedFeatures
 from sbi_circuits.inference.encode import FeatureEncoder
+from sbi_circuits.verification_spread import (
+    Variance,
+    block_bootstrap,
+    blocks_of,
+    correlations,
+    default_block,
+    deviations,
+    joint_bound,
+    nearest,
+    prior_variance,
+    seed_to_seed,
+    states_apart,
+)
 
-AGAINST = ("windows", "mean")
-# Share of the windows in which a feature must be (un)defined for that to count as what the recording does.
-_SEEN = 0.1
-# Fewer pairs than this say too little about the tails; the bound of Student's t is used then.
-_MIN_PAIRS = 40
-_MAD_TO_SD = 0.6745
-_Q90_TO_SD = 1.6449  # quantile .9 of the absolute value of a standard normal
-# Heavy tails may widen the bound so much; beyond it the bound would no longer reject anything.
-_MOST = 1.25
-# A median of absolute differences tells as much about a standard deviation as this share of them would.
-_EFFICIENCY = 0.37
-_LEAST_DF = 8.0
-# In robust standard deviations of the whole table: below it a difference means nothing to anyone.
-_FLOOR = 0.01
+__all__ = ["AGAINST", "Criterion", "Judgement", "judge", "seed_to_seed", "seeds_for"]
+AGAINST = ("mean", "windows")
+# Of the level: the rest is for features that are defined on one side only.
+_OF_VALUES = 0.8
+_FREEDOM = 6  # differences between windows and between seeds, together
 
 
 @dataclass(frozen=True)
@@ -37,24 +40,43 @@ class Criterion:
     """The rule of agreement.
 
     Args:
-        repeats: seeds per configuration, at least 2.
-        level: probability with which the observed circuit itself may be rejected, over all features together.
-        against: "windows", whether a simulation could be a window of the recording, or "mean", whether its mean
-            over seeds is the recording's mean over windows.
+        repeats: seeds per configuration, at least 2; `seeds_for` the length of the recording where None.
+        level: probability with which the observed circuit itself may be rejected, over all features together: four
+            fifths for the largest difference in value, one fifth, shared evenly, for features that are defined in the
+            recording and undefined in the simulations, or the reverse.
+        against: "mean", whether the circuit's features are those of the recording, or "windows", whether a simulation
+            could be one more window of it: the looser question, for recordings that change while they last.
+        block: windows that are resampled together, a few intervals between bursts; the cube root of the number of
+            windows where None.
 
     Raises:
         InferenceError: numbers that cannot be.
     """
 
-    repeats: int = 2
+    repeats: int | None = None
     level: float = 0.05
-    against: str = "windows"
+    against: str = "mean"
+    block: int | None = None
 
     def __post_init__(self) -> None:
         if self.against not in AGAINST:
             raise UnknownNameError("comparison of a criterion", self.against, AGAINST)
-        if self.repeats < 2 or not 0 < self.level < 1:
+        if (self.repeats is not None and self.repeats < 2) or not 0 < self.level < 1:
             raise InferenceError(f"verification needs repeats >= 2 and 0 < level < 1, got {self.repeats}, {self.level}")
+        if self.block is not None and self.block < 1:
+            raise InferenceError(f"blocks of a recording hold at least one window, got {self.block}")
+
+
+def seeds_for(windows: int) -> int:
+    """Seeds per configuration: with a few windows of a recording six more of both kinds tell how variable a circuit is.
+
+    Short of that nearly every configuration would be verified, as its variability is not known.
+
+    Examples:
+        >>> [seeds_for(windows) for windows in (1, 3, 15)]
+        [7, 5, 2]
+    """
+    return max(2, _FREEDOM + 2 - windows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +89,8 @@ class Judgement:
         agrees: (M, F) bool; True for features that were not observed.
         unit: (F,) seed-to-seed standard deviation of one simulation, in scaled feature units.
         bound: |z| above which a feature disagrees.
+        error: (F,) of the recording: standard error of its features ("mean") or standard deviation of its windows
+            ("windows"), in scaled feature units.
     """
 
     verified: np.ndarray
@@ -74,6 +98,7 @@ class Judgement:
     agrees: np.ndarray
     unit: np.ndarray
     bound: float
+    error: np.ndarray
 
 
 def judge(
@@ -86,6 +111,11 @@ def judge(
 ) -> Judgement:
     """Compare re-simulations with an observation.
 
+    A feature that the recording defines (in half of its windows or more) agrees where the mean over the seeds that
+    define it lies within the bound. A feature that most seeds define and the recording's windows do not, or the
+    reverse, disagrees, unless seeds of one circuit differ in it too often (`states_apart`). A simulation that ended
+    early agrees with nothing.
+
     Args:
         observation: the features of the recording and of its windows.
         values, states: (M, R, F) of R seeds of M configurations.
@@ -93,92 +123,39 @@ def judge(
         encoder: the scales of the features.
         criterion: the rule.
     """
-    x = encoder.scaled(values, states)
-    defined = (states == DEFINED) & ok[:, :, None]
-    unit = seed_to_seed(x, defined, observation.states)
-    target, error = _observed(observation, encoder, unit, criterion)
-    n = defined.sum(1)
-    mean = np.where(defined, x, 0.0).sum(1) / np.maximum(n, 1)
-    spread = np.sqrt(unit**2 / np.maximum(n, 1) + error**2)
-    compared = (observation.states == DEFINED) & (2 * n > criterion.repeats - 1)
-    z = np.where(compared, (mean - target) / spread, np.nan)
-    bound = _bound(x, defined, unit, observation.states == DEFINED, criterion)
-    agrees = _agrees(observation.states, states, ok, compared, z, bound)
+    x, defined = encoder.scaled(values, states), (states == DEFINED) & ok[:, :, None]
+    windows = encoder.scaled(observation.window_values, observation.window_states)
+    known, seen = observation.window_states == DEFINED, observation.states == DEFINED
+    (mean, n), (target, m) = _mean(x, defined), _mean(windows, known)
+    pool = nearest(mean, n / defined.shape[1], ok, target, seen)
+    # A circuit behind the recording varies from seed to seed as the recording does from window to window.
+    typical = prior_variance(x[pool], defined[pool], observation.states).pooled(*deviations(windows, known))
+    variance = typical.pooled(*deviations(x, defined))
+    error = _sampling_error(windows, known, criterion)
+    # What few windows show may by chance be less than one circuit's variability.
+    size = 1 if criterion.against == "windows" else np.maximum(m, 1)
+    spread = np.sqrt(variance.value / np.maximum(n, 1) + np.maximum(error**2, variance.value / size))
+    z = np.where(seen & (n > 0), (mean - target) / spread, np.nan)
+    related = correlations(x[pool], defined[pool], Variance(variance.value[pool], variance.freedom[pool]))
+    freedom = typical.freedom + np.median(np.maximum(n - 1, 0), axis=0)
+    bound = joint_bound(related[np.ix_(seen, seen)], freedom[seen], _OF_VALUES * criterion.level)
+    share = (1.0 - _OF_VALUES) * criterion.level / max(int((observation.states != UNOBSERVED).sum()), 1)
+    apart = states_apart(states, ok, pool, observation.window_states, share)
+    agrees: np.ndarray = ~apart & (np.abs(np.nan_to_num(z)) <= bound) & ok.any(axis=1, keepdims=True)
+    known_error = np.sqrt(np.maximum(error**2, typical.value / size))
+    return Judgement(np.asarray(ok.all(1) & agrees.all(1)), z, agrees, np.sqrt(typical.value), bound, known_error)
+
+
+def _mean(x: np.ndarray, defined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means (..., F) of x (..., R, F) where it is defined, and of how many."""
+    n = defined.sum(-2)
+    return np.where(defined, x, 0.0).sum(-2) / np.maximum(n, 1), n
+
+
+def _sampling_error(windows: np.ndarray, known: np.ndarray, criterion: Criterion) -> np.ndarray:
+    """(F,) of the recording: of its features from resampled blocks, or of single windows; 0 where it is too short."""
     if criterion.against == "windows":
-        agrees |= _seen_alike(observation, states, ok) & (~compared | (np.abs(np.where(compared, z, 0.0)) <= bound))
-    return Judgement(np.asarray(ok.all(1) & agrees.all(1)), z, agrees, unit, bound)
-
-
-def seed_to_seed(x: np.ndarray, defined: np.ndarray, observed_states: np.ndarray) -> np.ndarray:
-    """Seed-to-seed standard deviation (F,) of scaled features x (M, R, F), from differences between seeds.
-
-    Configurations whose features are defined like the observation's count first: variability differs between
-    regimes. The median of the differences keeps a few unstable configurations from hiding the others' precision.
-    """
-    alike = (defined == (observed_states == DEFINED)).mean((1, 2)) > 0.9
-    difference = np.abs(x[:, 1:] - x[:, :1])
-    both = defined[:, 1:] & defined[:, :1]
-    return np.array([_spread(difference[..., f], both[..., f], alike) for f in range(x.shape[2])])
-
-
-def _spread(difference: np.ndarray, both: np.ndarray, alike: np.ndarray) -> float:
-    for rows in (alike, np.ones_like(alike)):
-        found = difference[rows][both[rows]]
-        if len(found) >= 8:
-            middle, upper = np.quantile(found, [0.5, 0.9]) / np.sqrt(2.0) / [_MAD_TO_SD, _Q90_TO_SD]
-            # The median says nothing of a feature that is mostly constant and sometimes not (sub-peaks, say).
-            return float(middle) if middle > _FLOOR else max(float(upper), _FLOOR)
-    return 1.0
-
-
-def _observed(
-    observation: WindowedFeatures, encoder: FeatureEncoder, unit: np.ndarray, criterion: Criterion
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled observation (F,), and the standard deviation of a window or the standard error of the mean.
-
-    Windows vary at least as much as one circuit does from seed to seed: a single window shows no spread at all,
-    and a few of them show too little of it by chance.
-    """
-    x = encoder.scaled(observation.window_values, observation.window_states)
-    defined = observation.window_states == DEFINED
-    n = np.maximum(defined.sum(0), 1)
-    mean = np.where(defined, x, 0.0).sum(0) / n
-    variance = np.where(defined, (x - mean) ** 2, 0.0).sum(0) / np.maximum(n - 1, 1)
-    return mean, np.sqrt(np.maximum(variance, unit**2) / (n if criterion.against == "mean" else 1))
-
-
-def _bound(x: np.ndarray, defined: np.ndarray, unit: np.ndarray, observed: np.ndarray, criterion: Criterion) -> float:
-    """Bound on the largest |z| over features that the same circuit exceeds with probability `level`.
-
-    Student's t with Bonferroni's correction, as the unit was estimated too; or where there are enough pairs of
-    seeds the quantile they show themselves, up to 1.25 times as much: features have heavy tails and are
-    correlated.
-    """
-    pairs = (defined[:, 1:] & defined[:, :1])[..., observed]
-    found = float(np.median(pairs.sum((0, 1)))) if observed.any() else 0.0
-    tail = criterion.level / (2 * max(int(observed.sum()), 1))
-    student = float(stdtrit(max(_EFFICIENCY * found, _LEAST_DF), 1.0 - tail))
-    apart = np.abs(x[:, 1:] - x[:, :1])[..., observed] / (unit[observed] * np.sqrt(2.0))
-    complete = pairs.mean(-1) > 0.9
-    if complete.sum() < _MIN_PAIRS:
-        return student
-    shown = float(np.quantile(np.where(pairs, apart, 0.0).max(-1)[complete], 1.0 - criterion.level))
-    return min(max(student, shown), _MOST * student)
-
-
-def _seen_alike(observation: WindowedFeatures, states: np.ndarray, ok: np.ndarray) -> np.ndarray:
-    """(M, F): every seed has the feature defined, or undefined, as some windows of the recording have it too."""
-    seen = np.stack([(observation.window_states == s).mean(0) >= _SEEN for s in (DEFINED, UNDEFINED, UNOBSERVED)])
-    return np.asarray((seen[states, np.arange(states.shape[2])] | ~ok[:, :, None]).all(1))
-
-
-def _agrees(
-    observed: np.ndarray, states: np.ndarray, ok: np.ndarray, compared: np.ndarray, z: np.ndarray, bound: float
-) -> np.ndarray:
-    """(M, F): defined alike and close, or undefined alike, or not observed."""
-    undefined = ((states == UNDEFINED) & ok[:, :, None]).sum(1)
-    close = compared & (np.abs(np.where(compared, z, np.inf)) <= bound)
-    missing = 2 * undefined >= states.shape[1]
-    agrees = np.where(observed == DEFINED, close, np.where(observed == UNDEFINED, missing, True))
-    # What the simulations cannot measure either is no ground for rejection.
-    return agrees | (states == UNOBSERVED).all(1)
+        squares, freedom = deviations(windows, known)
+        return np.asarray(np.sqrt(squares / np.maximum(freedom, 1)))
+    block = blocks_of(len(windows), criterion.block or default_block(len(windows)))
+    return block_bootstrap(windows, known, block).std(0) if block else np.zeros(windows.shape[1])
