@@ -13,7 +13,7 @@ from sbi_circuits.ensemble import Ensemble, build_ensemble, observe, verify
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import WindowedFeatures
 from sbi_circuits.inference import Posterior, TrainingConfig, load_card, load_posterior, train
-from sbi_circuits.inference.shipped import posterior_folder
+from sbi_circuits.inference.shipped import posterior_folder, shipped_posteriors
 from sbi_circuits.observation_file import ObservedFeatures, read_observation
 from sbi_circuits.plots import save, training_curve
 from sbi_circuits.readers import read_recording
@@ -23,7 +23,8 @@ from sbi_circuits.report_page import Verdict, trust_sentence
 from sbi_circuits.results import load_ensemble, save_ensemble
 from sbi_circuits.table import BaseTable, concat
 
-SHIPPED = "adex_clustered"  # what infers where nothing else is named
+# What infers where nothing else is named, by what was recorded; the first where there is none of a kind.
+SHIPPED = {"channel": "adex_clustered", "cell": "adex_clustered_cells"}
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,11 @@ def infer(
         # Training takes minutes: what is missing is said before.
         if path is not None and not path.exists():
             raise InferenceError(f"there is no {path}")
-    source = _posterior(trained, tables, family, wanted.seed, out)
-    seen = _observation(source, recording, group, features)
+    read = None if recording is None else read_recording(recording, group=group)
+    if recording is not None and read is not None and group is None:
+        note_groups(read, recording)
+    source = _posterior(trained, tables, family, wanted.seed, out, "channel" if read is None else read.unit_kind)
+    seen = _observation(source, f"{recording.name if recording else ''} {group or ''}".strip(), read, features)
     print(f"observation: {seen.text}\n{source.check(seen.features).summary()}")
     ensemble = build_ensemble(
         source, seen.features, wanted.n, max_draws=wanted.max_draws, seed=wanted.seed, workers=wanted.workers,
@@ -104,27 +108,25 @@ def _one_of(names: str, *given: object) -> None:
         raise InferenceError(f"give {names}, not both")
 
 
-def _posterior(folder: Path | None, tables: tuple[Path, ...], family: str, seed: int, out: Path) -> Posterior:
+def _posterior(
+    folder: Path | None, tables: tuple[Path, ...], family: str, seed: int, out: Path, kind: str
+) -> Posterior:
     if folder is not None:
         return with_correction(load_posterior(folder), folder)
     if tables:
         return _train(_together(tables), TrainingConfig(family=family), seed, out / "posterior")
-    print(f"no posterior or table given: using the one that ships\n{load_card(SHIPPED).summary()}")
-    folder = posterior_folder(SHIPPED)
+    name = SHIPPED[kind] if SHIPPED[kind] in shipped_posteriors() else next(iter(SHIPPED.values()))
+    print(f"no posterior or table given: using the one that ships\n{load_card(name).summary()}")
+    folder = posterior_folder(name)
     return with_correction(load_posterior(folder), folder)
 
 
-def _observation(
-    posterior: Posterior, recording: Path | None, group: str | None, features: Path | None
-) -> Seen:
+def _observation(posterior: Posterior, text: str, read: Recording | None, features: Path | None) -> Seen:
     duration = float(posterior.provenance["protocol"]["duration"])
-    if recording is not None:
-        read = read_recording(recording, group=group)
-        if group is None:
-            note_groups(read, recording)
+    if read is not None:
         if read.duration < duration:
             print(f"note: the recording is {read.duration:g} s long, the simulations {duration:g} s")
-        return Seen(observe(posterior, read), read, f"{recording.name} {group or ''}".strip())
+        return Seen(observe(posterior, read), read, text)
     observed = _demonstration() if features is None else read_observation(features)
     about = " ".join(filter(None, (observed.recording, observed.group))) or "an observation file"
     if observed.feature_set.digest != posterior.provenance["feature_set_digest"]:

@@ -99,6 +99,8 @@ def test_kinds_of_dynamics() -> None:
     values[1, names.index("spectrum.log_power_20")] = 1.0
     assert kinds(values, states, names).tolist() == ["bursting", "oscillating", "asynchronous"]
     few = culture_features().names
+    states[1, names.index("spectrum.log_power_20")] = 1  # too few spikes for a spectrum
+    assert kinds(values, states, names).tolist()[1:] == ["asynchronous", "asynchronous"]
     assert kinds(values[:, : len(few)], states[:, : len(few)], few).tolist()[1:] == ["without bursts"] * 2
 
 

@@ -16,6 +16,7 @@ from sbi_circuits.table_rows import Rows
 LEVELS = (0.5, 0.9)
 LEAST_BURSTS = 1.0  # a minute
 _PROMINENCE = 0.5  # of a peak in the spectrum, decades
+_SHARE = 0.2
 _LEAST_JUDGED = 60
 
 
@@ -23,14 +24,15 @@ def kinds(values: np.ndarray, states: np.ndarray, names: Sequence[str]) -> np.nd
     """(n,) what each simulation does: "bursting", "oscillating" or "asynchronous".
 
     Bursting: at least one network burst a minute. Oscillating, of the others: the spectrum has a peak three times as
-    high as its surroundings. Without a spectrum nothing tells those two apart, and they are "without bursts".
+    high as its surroundings. Where no spectrum was measured nothing tells those two apart: "without bursts".
     """
     bursting = values[:, list(names).index("bursts.rate_per_minute")] >= LEAST_BURSTS
     bands = [k for k, name in enumerate(names) if name.startswith("spectrum.")]
-    measured = (states[:, bands] == DEFINED).all(1) & bool(bands)
-    peaked = np.array([measured[i] and _peak(values[i, bands]) for i in range(len(values))], dtype=bool)
-    quiet = np.where(measured, np.where(peaked, "oscillating", "asynchronous"), "without bursts")
-    return np.where(bursting, "bursting", quiet)
+    if not bands:
+        return np.where(bursting, "bursting", "without bursts")
+    whole = (states[:, bands] == DEFINED).all(1)
+    peaked = np.array([whole[i] and _peak(values[i, bands]) for i in range(len(values))], dtype=bool)
+    return np.where(bursting, "bursting", np.where(peaked, "oscillating", "asynchronous"))
 
 
 def _peak(log_power: np.ndarray) -> bool:
@@ -40,7 +42,7 @@ def _peak(log_power: np.ndarray) -> bool:
 def held_out(table: MemoryTable, per_kind: int, seed: int) -> tuple[MemoryTable, HeldOut, np.ndarray]:
     """Some simulations of every kind set apart: the table without them, they themselves, and their kinds.
 
-    Windows of one simulation stay together.
+    A fifth of each kind at most; windows of one simulation stay together.
     """
     rows = table.rows
     names = table.feature_set.names
@@ -48,7 +50,8 @@ def held_out(table: MemoryTable, per_kind: int, seed: int) -> tuple[MemoryTable,
     _, first = np.unique(rows.theta[order], axis=0, return_index=True)
     order = order[np.sort(first)]  # one window of each simulation
     found = kinds(rows.values[order], rows.states[order], names)
-    chosen = np.concatenate([order[found == kind][:per_kind] for kind in np.unique(found)])
+    most = {kind: min(per_kind, round(_SHARE * int((found == kind).sum()))) for kind in np.unique(found)}
+    chosen = np.concatenate([order[found == kind][:n] for kind, n in most.items()])
     apart = {theta.tobytes() for theta in rows.theta[chosen]}
     kept = np.array([theta.tobytes() not in apart for theta in rows.theta])
     part: Rows = rows.take(chosen)
