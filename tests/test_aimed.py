@@ -11,7 +11,8 @@ from benchmarks.aimed.cultures import measured
 from benchmarks.aimed.judge import held_out, judge, kinds
 from benchmarks.aimed.kernels import Kernels, around, standard_normal
 from benchmarks.aimed.rounds import Candidates, choose, run, targets_of
-from benchmarks.aimed.settings import HELD_OUT_WELLS, Settings, channels
+from benchmarks.aimed.settings import HELD_OUT_WELLS, Settings, Wanted, channels
+from benchmarks.aimed.tables import table_of
 from sbi_circuits.calibration import HeldOut
 from sbi_circuits.circuit import Record
 from sbi_circuits.cultures import culture_features, plate
@@ -80,7 +81,7 @@ def test_the_plate_was_measured_as_the_rounds_are() -> None:
 
 
 def test_rounds_run_at_any_scale_and_go_on(tmp_path: Path) -> None:
-    protocol = Protocol(duration=2.0, warmup=0.2, record=Record(spikes=80, counts=True))
+    protocol = Protocol(duration=4.0, warmup=0.2, record=Record(spikes=80, counts=True, moments=True))
     settings = replace(Settings(), protocol=protocol, per_round=5, rounds=2, bursting=5)
     start = demo_table()
     start = MemoryTable(start.manifest, start.rows.take(np.arange(0, len(start.rows), 8)))
@@ -90,6 +91,22 @@ def test_rounds_run_at_any_scale_and_go_on(tmp_path: Path) -> None:
     assert len(found) == 10 and found.counts().get("ok", 0) > 0 and found.feature_set == channels()
     run(tmp_path, start, (plate(), measured()), settings, workers=1)
     assert rows_equal(concat([Table.open(tmp_path / name) for name in names]).rows, found.rows)
+    _tables_of_windows(tmp_path, found)
+
+
+def _tables_of_windows(folder: Path, found: MemoryTable) -> None:
+    """The same simulations measured again: whole, as the rounds were; and in halves, each a row of its simulation."""
+    whole = table_of(folder, Wanted("whole", channels(), 4.0))
+    np.testing.assert_array_equal(whole.rows.states, found.rows.states)
+    np.testing.assert_allclose(whole.rows.values, found.rows.values, rtol=1e-6)
+    ended = found.rows.outcome != "ok"
+    halves = table_of(folder, Wanted("halves", channels(), 2.0))
+    assert len(halves) == ended.sum() + 2 * (~ended).sum() and halves.manifest.protocol["duration"] == 2.0
+    assert len(np.unique(halves.rows.theta, axis=0)) == len(found)
+    # Prior over the mixture: on average 1 over its draws, and never more than one over the prior's share.
+    assert (whole.rows.weight > 0).all() and whole.rows.weight.max() <= 1 / Settings().prior_share + 1e-9
+    again = table_of(folder, Wanted("halves", channels(), 2.0))  # read, not measured again
+    assert rows_equal(again.rows, halves.rows)
 
 
 def test_kinds_of_dynamics() -> None:

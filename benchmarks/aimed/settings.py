@@ -58,19 +58,19 @@ class Wanted:
 
     Args:
         name: of the table; features, window_s: how recordings are measured.
-        with_shipped: whether the simulations of the shipped table join it, which were measured in the same way.
+        with_start: whether the simulations of 60 s that the rounds began with join it; they were measured alike.
     """
 
     name: str
     features: FeatureSet
     window_s: float
-    with_shipped: bool = False
+    with_start: bool = False
 
 
 TABLES = {
     wanted.name: wanted
     for wanted in (
-        Wanted("adex_clustered", culture_features(), 60.0, with_shipped=True),
+        Wanted("adex_clustered", culture_features(), 60.0, with_start=True),
         Wanted("adex_clustered_channels", channels(), 120.0),
         Wanted("adex_clustered_cells", cells(), 120.0),
     )

@@ -15,13 +15,19 @@ import numpy as np
 from benchmarks.aimed.kernels import Kernels, standard_normal
 from benchmarks.aimed.settings import TABLES, Wanted
 from sbi_circuits.campaign.unit import measuring_seed
-from sbi_circuits.demo import demo_table
+from sbi_circuits.demo import TABLE, demo_table
 from sbi_circuits.inference.weights import balance_weights
 from sbi_circuits.table import MemoryTable, Table, concat
 from sbi_circuits.table_recordings import FOLDER, Recordings
 from sbi_circuits.table_rows import ROW_FIELDS, Rows
 
 _ROUND = re.compile(r"round-(\d+)")
+
+
+def start_table(folder: Path) -> MemoryTable:
+    """The simulations of 60 s that the first round aims with: those in `folder/start`, else the shipped ones."""
+    own = folder / "start" / TABLE
+    return Table.load_file(own) if own.exists() else demo_table()
 
 
 def rounds(folder: Path) -> dict[int, Table]:
@@ -35,7 +41,7 @@ def table_of(folder: Path, wanted: Wanted) -> MemoryTable:
     parts = [_measured(folder, number, table, wanted) for number, table in rounds(folder).items()]
     joined = concat(parts)
     joined.rows.weight[:] = weights(folder, joined)
-    return concat([demo_table(), joined]) if wanted.with_shipped else joined
+    return concat([start_table(folder), joined]) if wanted.with_start else joined
 
 
 def weights(folder: Path, joined: MemoryTable) -> np.ndarray:
@@ -64,8 +70,7 @@ def _measured(folder: Path, number: int, table: Table, wanted: Wanted) -> Memory
         return before
     found = MemoryTable(manifest, _joined(made))
     found = found if before is None else concat([before, found])
-    found.export_file(path)
-    return found
+    return Table.load_file(found.export_file(path))  # as it will be read later, in single precision
 
 
 def _rows(one: Rows, recordings: Recordings, wanted: Wanted, windows: int) -> Rows:
