@@ -10,9 +10,9 @@ _MODULES = {
     "calibration": ("HeldOut", "ReachTest", "calibrate", "recalibrate"),
     "campaign": ("Campaign", "TableProposal", "run_campaign"),
     "circuit": (
-        "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "EdgeList", "Explicit", "FixedIndegree", "FixedTotal",
-        "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record",
-        "Stimulus", "get_circuit", "list_circuits", "register",
+        "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "EdgeList", "Explicit", "FieldProxy", "FixedIndegree",
+        "FixedTotal", "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record",
+        "Stimulus", "get_circuit", "list_circuits", "register", "with_lfp",
     ),
     "comparison": ("compare_circuits",),
     "engines": ("Protocol", "get_engine"),

@@ -14,6 +14,7 @@ import numpy as np
 
 from sbi_circuits.circuit_checks import check_circuit
 from sbi_circuits.circuit_composites import Composite
+from sbi_circuits.circuit_fields import FieldProxy, with_lfp
 from sbi_circuits.circuit_parts import (
     METHODS,
     CurrentSteps,
@@ -45,7 +46,7 @@ from sbi_circuits.wiring_rules import (
 __all__ = [
     "METHODS", "AllToAll", "Circuit", "CurrentSteps", "EarlyStop", "EdgeList", "Explicit", "FixedIndegree",
     "FixedTotal", "Independent", "OneToOne", "PoissonInput", "Population", "Projection", "Readout", "Record",
-    "Stimulus", "Wiring", "Composite", "get_circuit", "list_circuits", "register",
+    "Stimulus", "Wiring", "Composite", "FieldProxy", "get_circuit", "list_circuits", "register", "with_lfp",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "sbi_circuits.circuits"
@@ -68,6 +69,7 @@ class Circuit:
         title, source: one line for people, and where the circuit was published.
         composites: named combinations of parameters, to look at an ensemble by; no part of the mechanism.
         readouts: signals that can be recorded.
+        proxies: signals that are weighted sums of readouts, such as an LFP proxy; recorded by name like these.
 
     Raises:
         CircuitError: naming the part, the expression and the reason.
@@ -86,9 +88,10 @@ class Circuit:
     source: str = ""
     composites: tuple[Composite, ...] = ()
     readouts: tuple[Readout, ...] = ()
+    proxies: tuple[FieldProxy, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("populations", "projections", "inputs", "composites", "readouts"):
+        for name in ("populations", "projections", "inputs", "composites", "readouts", "proxies"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "constants", pairs(self.constants))
         defaults = self.defaults.items() if isinstance(self.defaults, Mapping) else self.defaults
@@ -105,8 +108,11 @@ class Circuit:
             content.pop(key)
         for readout in content["readouts"]:
             del readout["title"]
-        if not self.readouts:
-            del content["readouts"]
+        for proxy in content["proxies"]:
+            del proxy["title"]
+        for later in ("readouts", "proxies"):
+            if not content[later]:
+                del content[later]
         for projection in content["projections"]:
             for key, unused in _LATER_FIELDS.items():
                 if projection[key] == unused:
@@ -132,7 +138,11 @@ class Circuit:
         for readout in self.readouts:
             if readout.name == name:
                 return readout
-        raise UnknownNameError(f"signal of circuit {self.name}", name, [r.name for r in self.readouts])
+        raise UnknownNameError(f"signal of circuit {self.name}", name, self.signal_names())
+
+    def signal_names(self) -> tuple[str, ...]:
+        """Names of everything that `Record.signals` may ask for."""
+        return (*(r.name for r in self.readouts), *(p.name for p in self.proxies))
 
     @property
     def spikes(self) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sbi_circuits.circuit_fields import check_proxies
 from sbi_circuits.circuit_parts import NOISY_METHODS, CurrentSteps, PoissonInput, Population
 from sbi_circuits.circuit_quantities import (
     Quantities,
@@ -41,6 +42,7 @@ def check_circuit(circuit: "Circuit") -> None:
     for composite in circuit.composites:
         composite.check(known)
     _check_readouts(circuit, known, variables)
+    check_proxies(circuit)
     check_values(circuit)
 
 

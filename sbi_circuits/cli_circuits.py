@@ -88,6 +88,9 @@ def _inputs(circuit: Circuit) -> Table:
 
 def _readouts(circuit: Circuit) -> Table:
     table = grid("signal", "of", "what", "unit", "stands for")
+    for p in circuit.proxies:
+        sums = " ".join(f"{w:+g} {n}" + (f"(t - {1e3 * d:g} ms)" if d else "") for n, w, d in p.terms)
+        table.add_row(p.name, "readouts", sums, p.unit, p.title)
     for r in circuit.readouts:
         over = "" if r.over == "each" else f"{r.over} of "
         table.add_row(r.name, r.population, over + r.expression, r.unit, r.title)

@@ -35,6 +35,7 @@ from sbi_circuits.engines.kernel_numba import NumbaEngine
 from sbi_circuits.engines.noise import normals_double as host_normals
 from sbi_circuits.engines.noise import row_length
 from sbi_circuits.engines.philox import new_stream, next_word
+from sbi_circuits.engines.rate_numba import CompiledEngine
 from sbi_circuits.engines.wiring import Rows, draw_rows
 from sbi_circuits.errors import TranslationError, UnknownNameError
 from sbi_circuits.prior import Parameter, Prior
@@ -43,6 +44,7 @@ from sbi_circuits.wiring_rules import PAIR_CLASSES, FixedIndegree, FixedTotal, I
 from tests.cuda_simulator import PATCHED
 from tests.scenarios.circuits import MICRO_CIRCUITS, early_stopping, exploding, noisy
 from tests.scenarios.constructs import CONSTRUCTS
+from tests.scenarios.lfp import LFP_CIRCUITS, largest_difference, recorded
 from tests.test_circuit import projection
 
 # On a device, the small kernels of these checks are given host arrays.
@@ -97,11 +99,28 @@ def test_shipped_circuits_equal_the_cpu_kernel(name: str) -> None:
     assert found.outcome == expected.outcome and equal(found.recording, expected.recording)
 
 
-def test_signals_of_spiking_circuits_are_refused_in_one_line() -> None:
-    circuit = dataclasses.replace(dense(10.0), readouts=(Readout("v", "cells", "v", "mV"),))
-    protocol = Protocol(0.01, record=Record(signals=("v",)))
-    with pytest.raises(TranslationError, match='records signals of rate circuits only, and dense spikes; engine="bri'):
-        CudaEngine().run(circuit, circuit.default_theta(), protocol, 0, 0)
+@pytest.mark.parametrize("name", LFP_CIRCUITS)
+def test_signals_of_circuits_that_spike_are_those_of_the_cpu_kernel(name: str) -> None:
+    """Voltages, sums over neurons and an LFP proxy, reduced over the threads of a block."""
+    circuit = LFP_CIRCUITS[name]
+    found, expected = (recorded(e("double"), circuit, duration=0.05) for e in (CudaEngine, CompiledEngine))
+    assert equal(found, expected) and largest_difference(found, expected) < 1e-12
+    assert largest_difference(found, recorded(CompiledEngine("double"), circuit, 0.97, duration=0.05)) > 1e-4
+
+
+def test_signals_of_a_batch_are_those_of_each() -> None:
+    """Simulations of different sizes, one of which stops early."""
+    circuit = dataclasses.replace(
+        dense(2500.0), populations=(dataclasses.replace(dense(1.0).populations[0], size="5 + 10*unused"),),
+        readouts=(Readout("v", "cells", "v", "mV"), Readout("mean", "cells", "v", "mV", over="mean")),
+    )  # fmt: skip
+    thetas, protocol = np.array([[0.2], [0.9], [0.5]]), Protocol(0.005, record=Record(signals=("mean", "v")))
+    together = list(CudaEngine("double").run_batch(circuit, thetas, protocol, 3, range(3)))
+    for k, simulation in enumerate(together):
+        alone = CompiledEngine("double").run(circuit, thetas[k], protocol, 3, k)
+        assert simulation.recording is not None and alone.recording is not None
+        assert largest_difference(simulation.recording, alone.recording) < 1e-12
+        assert len(simulation.recording.signals["v"].values) == int(5 + 10 * thetas[k, 0])
 
 
 def test_negative_control_another_index_is_another_simulation() -> None:

@@ -70,7 +70,7 @@ class Brian2Engine(Engine):
             recording = reduce_spikes(*model.spikes(), setup, protocol) if outcome.ok else None
             if recording is not None and readouts:
                 values = sampled(readouts, model.signals, grid)
-                recording = replace(recording, signals=as_signals(readouts, values, grid))
+                recording = replace(recording, signals=as_signals(circuit, protocol.record, values, grid))
         return Simulation(index, outcome, recording, time.perf_counter() - start)
 
 

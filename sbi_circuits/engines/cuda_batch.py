@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from sbi_circuits.circuit import FixedIndegree, FixedTotal
+from sbi_circuits.circuit import FixedIndegree, FixedTotal, Readout
 from sbi_circuits.engines import cuda_columns as at
 from sbi_circuits.engines.base import Protocol
 from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_device import LANES
 from sbi_circuits.engines.cuda_memory import Given, Memory
 from sbi_circuits.engines.cuda_prepare import Prepared
+from sbi_circuits.engines.cuda_signals import ROWS
 from sbi_circuits.engines.setup import Setup
+from sbi_circuits.engines.signals import Sampling, chosen_readouts, sampling
 from sbi_circuits.recording import COUNT_BIN
 
 # Bits of `keep`.
@@ -122,8 +124,36 @@ class Batch:
             "reals": np.stack([p.reals for p in self.prepared]),
             "initial": self._initial(), "labels": self._labels(), "slots": self._slots(), "holds": self._holds(),
             "step_at": step_at, "step_value": step_value, "thresholds": thresholds, "guide": guide,
-            **self.given.arrays(),
+            **self.given.arrays(), **({"sampled": self._sampled[0]} if self.columns.outputs else {}),
         }  # fmt: skip
+
+    @cached_property
+    def grid(self) -> Sampling:
+        """When signals are sampled."""
+        return sampling(self.columns.circuit, self.protocol)
+
+    @cached_property
+    def _sampled(self) -> tuple[np.ndarray, int]:
+        """First step, steps between samples, row of each readout's first channel (-1 for none); and how many rows."""
+        chosen, rows, row = chosen_readouts(self.columns.circuit, self.protocol.record), [], 0
+        for output in self.columns.outputs:
+            rows.append(row if output.readout in chosen else -1)
+            row += self._channels(output.readout) if output.readout in chosen else 0
+        return np.array([self.grid.first, self.grid.every, *rows], dtype=np.int32), row
+
+    def _channels(self, readout: Readout) -> int:
+        """Rows of a readout in a batch whose simulations may differ in size."""
+        return int(self.sizes[:, self.columns.position(readout.population)].max()) if readout.over == "each" else 1
+
+    def signals(self, b: int, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """Readout -> (channels, samples) of simulation b, from all rows (rows, samples)."""
+        found = {}
+        for output, row in zip(self.columns.outputs, self._sampled[0][ROWS:].tolist(), strict=True):
+            size = int(self.sizes[b, self.columns.position(output.readout.population)])
+            channels = size if output.readout.over == "each" else 1
+            if row >= 0:
+                found[output.readout.name] = samples[row : row + channels]
+        return found
 
     @cached_property
     def given(self) -> Given:
@@ -251,7 +281,13 @@ class Batch:
             "number": (moments, np.int32), "sums": (moments, np.int32), "squares": (moments, np.int64),
             "kept": ((max(self.room.pool, 1),), np.int64),
             "status": ((n, 4), np.int64),
+            **(self._signal_outputs(blocks) if self.columns.outputs else {}),
         }  # fmt: skip
+
+    def _signal_outputs(self, blocks: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+        kept = self._sampled[1] > 0
+        shape = (len(self), self._sampled[1], self.grid.number) if kept else (1, 1, 1)
+        return {"signals": (shape, self.real), "shares": ((blocks, self.threads), np.float64)}
 
     def _bitmap_words(self) -> int:
         words = 1

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from sbi_circuits.circuit import Circuit, PoissonInput, Projection
 from sbi_circuits.engines.coupling import Coupling
+from sbi_circuits.engines.rate_program import Output
 from sbi_circuits.engines.translate import Translation
 
 # plan (int32, a row per simulation): the first entries, then those of a population, projection and Poisson input.
@@ -32,11 +33,13 @@ class Columns:
         circuit: what is printed.
         parts: translation of each population.
         links: translation of the projections that need one.
+        outputs: translation of the readouts.
     """
 
     circuit: Circuit
     parts: tuple[Translation, ...]
     links: dict[int, Coupling]
+    outputs: tuple[Output, ...] = ()
 
     @cached_property
     def poisson(self) -> tuple[PoissonInput, ...]:
@@ -84,9 +87,14 @@ class Columns:
         """Where the variables of projection j start."""
         return self.poisson_weight(len(self.poisson)) + sum(len(c.variables) for n, c in self.links.items() if n < j)
 
+    def readout_invariant(self, k: int) -> int:
+        """First invariant of readout k."""
+        first = self.own_start(len(self.circuit.projections))
+        return first + sum(len(output.invariants) for output in self.outputs[:k])
+
     @property
     def reals(self) -> int:
-        return max(self.own_start(len(self.circuit.projections)), 1)
+        return max(self.readout_invariant(len(self.outputs)), 1)
 
     @property
     def levels(self) -> int:

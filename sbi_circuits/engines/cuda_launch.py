@@ -8,7 +8,7 @@ from numba import cuda
 
 from sbi_circuits.engines.cuda_batch import Batch
 from sbi_circuits.engines.cuda_device import SIMULATED
-from sbi_circuits.engines.cuda_source import ARGUMENTS
+from sbi_circuits.engines.cuda_source import argument_names
 
 # What the simulator is given: as much shared memory as a block has without asking for more, and two blocks.
 _SIMULATED_SHARED, _SIMULATED_BLOCKS = 48 * 1024, 2
@@ -69,7 +69,7 @@ def launch(kernel: Any, batch: Batch, blocks: int, slot: Slot) -> dict[str, Any]
         "total": len(batch), "dt": batch.setups[0].dt, "bins_per_step": batch.bins_per_step, "keep": batch.keep,
     }  # fmt: skip
     arrays: Mapping[str, Any] = {**given, **written, **scalars}
-    arguments = [arrays[name] for name in ARGUMENTS]
+    arguments = [arrays[name] for name in argument_names(batch.columns)]
     if not SIMULATED:
         allow_shared_memory(compiled(kernel, arguments), batch.memory.bytes)
     slot.began.record(slot.stream)

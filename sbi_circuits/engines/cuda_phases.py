@@ -5,6 +5,7 @@ from collections import Counter
 from sbi_circuits.engines import cuda_columns as at
 from sbi_circuits.engines.cuda_columns import Columns, is_ordered
 from sbi_circuits.engines.cuda_links import emission, summed
+from sbi_circuits.engines.cuda_signals import signal_lines
 
 _POISSON_STREAM = 1
 _SYNC = "            cuda.syncthreads()"
@@ -84,7 +85,7 @@ class Phases:
             for k, part in enumerate(self.parts)
             for row, z in enumerate(part.noise)
         ]
-        return [*lines, *noise, *([_SYNC] if noise else [])]
+        return [*lines, *noise, *([_SYNC] if noise else []), *signal_lines(self.columns)]
 
     def _updates(self) -> list[str]:
         lines = []

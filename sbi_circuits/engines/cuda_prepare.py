@@ -12,6 +12,7 @@ from sbi_circuits.engines.base import Protocol, Simulation, failure
 from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.kernel_numba import _poisson_table as poisson_table
 from sbi_circuits.engines.setup import Setup, prepare, timestep
+from sbi_circuits.engines.signal_source import readout_invariants
 from sbi_circuits.engines.synapses import Synapses
 from sbi_circuits.engines.wiring import wiring_number
 from sbi_circuits.errors import CircuitError
@@ -107,6 +108,10 @@ def _reals(columns: Columns, setup: Setup, real: Any) -> np.ndarray:
         _link_reals(columns, row, setup, s)
     for m, entry in enumerate(setup.poisson):
         row[columns.poisson_weight(m)] = entry.weight
+    for k, output in enumerate(columns.outputs):
+        own = setup.cells[columns.position(output.readout.population)]
+        values_of = readout_invariants(output, own.constants, setup.dt, own.size, real)
+        row[columns.readout_invariant(k) : columns.readout_invariant(k) + len(values_of)] = values_of
     return row
 
 

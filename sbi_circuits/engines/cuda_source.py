@@ -22,6 +22,7 @@ from sbi_circuits.engines import cuda_columns as at
 from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_phases import Phases
 from sbi_circuits.engines.cuda_printer import EACH_SPIKE, NEXT_SPIKE, constants, show, texts, uses
+from sbi_circuits.engines.cuda_signals import SIGNAL_ARGUMENTS, signal_functions
 from sbi_circuits.wiring_rules import PAIR_CLASSES
 
 _HEADER = '''"""CUDA kernel of the circuit {name!r}, generated from its equations.
@@ -61,6 +62,11 @@ ARGUMENTS = (
 _FIRST_WIRING_STREAM = 16
 
 
+def argument_names(columns: Columns) -> tuple[str, ...]:
+    """Arguments of a circuit's kernel, in order."""
+    return ARGUMENTS + (SIGNAL_ARGUMENTS if columns.outputs else ())
+
+
 def cuda_source(columns: Columns, single: bool, shared: bool, digest: str = "") -> str:
     """The module of a circuit's CUDA kernel as Python source; it holds the function `run`.
 
@@ -75,7 +81,7 @@ def cuda_source(columns: Columns, single: bool, shared: bool, digest: str = "") 
                             memory="shared" if shared else "global", parts=digest)  # fmt: skip
     functions = [printer.update(k) for k in range(len(columns.parts))]
     functions += [printer.reset(k) for k, part in enumerate(columns.parts) if part.threshold]
-    functions += printer.phases.functions()
+    functions += [*printer.phases.functions(), *signal_functions(columns, single)]
     return "\n\n".join([header, *functions, printer.run()]) + "\n"
 
 
@@ -146,7 +152,7 @@ class _Kernel:
     def run(self) -> str:
         """The kernel: simulations from a queue, and the loop over time steps."""
         lines = [
-            f"def run({', '.join(ARGUMENTS)}):",
+            f"def run({', '.join(argument_names(self.columns))}):",
             *self._memory(),
             "    while True:",
             "        cuda.syncthreads()",
@@ -296,4 +302,4 @@ def _slice(array: str, begin: str, length: str) -> str:
     return f"{array}[{begin} : {begin} + {length}]"
 
 
-__all__ = ["ARGUMENTS", "cuda_source"]
+__all__ = ["ARGUMENTS", "argument_names", "cuda_source"]

@@ -29,10 +29,11 @@ from sbi_circuits.engines.cuda_prepare import Prepared, prepare_all, prepare_one
 from sbi_circuits.engines.cuda_rate import BATCH, run_one, run_rates
 from sbi_circuits.engines.cuda_source import cuda_source
 from sbi_circuits.engines.kernel_numba import _STATUS, PRECISIONS, _import_source, _reason
-from sbi_circuits.engines.rate_program import is_rate_circuit
+from sbi_circuits.engines.rate_program import is_rate_circuit, outputs_of
+from sbi_circuits.engines.signals import as_signals
 from sbi_circuits.engines.translate import translate
-from sbi_circuits.errors import TranslationError, UnknownNameError
-from sbi_circuits.recording import IntervalMoments, Outcome, PopulationCounts, Recording
+from sbi_circuits.errors import UnknownNameError
+from sbi_circuits.recording import IntervalMoments, Outcome, PopulationCounts, Recording, Signal
 
 _REGISTERS = 64  # per thread: then an SM of 65,536 registers holds 1024 threads
 _LACKING = 4  # code of a simulation whose synapses did not fit
@@ -61,15 +62,6 @@ class _UnderWay:
     slot: Slot
     began: float
     blocks: int
-
-
-def _refuse_signals(circuit: Circuit, protocol: Protocol) -> None:
-    """Raise `TranslationError` for what this engine does not record."""
-    if protocol.record.signals:
-        raise TranslationError(
-            f"kernel[cuda] records signals of rate circuits only, and {circuit.name} spikes; "
-            f'engine="brian2" records them'
-        )
 
 
 class CudaEngine(Engine):
@@ -109,7 +101,6 @@ class CudaEngine(Engine):
         """See `Engine.run`; a device is used well by `run_batch` only."""
         if is_rate_circuit(circuit):
             return run_one(self, circuit, theta, protocol, seed, index)
-        _refuse_signals(circuit, protocol)
         columns = columns_of(circuit, self.single)
         prepared = prepare_one(columns, theta, protocol, seed, index, self.real)
         (simulation,) = self._finish(self._launch(columns, [prepared], protocol, self._slots[0]))
@@ -122,7 +113,6 @@ class CudaEngine(Engine):
         if is_rate_circuit(circuit):
             yield from run_rates(self, circuit, thetas, protocol, seed, indices)
             return
-        _refuse_signals(circuit, protocol)
         columns = columns_of(circuit, self.single)
         under_way: deque[tuple[_UnderWay | None, list[Prepared | Simulation]]] = deque()
         for number, found in enumerate(self._prepared(columns, thetas, protocol, seed, indices)):
@@ -190,6 +180,7 @@ class CudaEngine(Engine):
         slot, batch = run.slot, run.batch
         names = [n for n, bit in (("counts", KEEP_COUNTS), ("number", KEEP_MOMENTS), ("sums", KEEP_MOMENTS),
                                   ("squares", KEEP_MOMENTS)) if batch.keep & bit]  # fmt: skip
+        names += ["signals"] if batch.protocol.record.signals else []
         kept = {name: slot.download(name, run.written[name]) for name in [*names, "status", "queue"]}
         slot.stream.synchronize()
         used = min(int(kept["queue"][1]), batch.room.pool)
@@ -247,8 +238,14 @@ def _recording(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> Recording:
         groups=setup.groups(),
         counts=_counts(batch, b, kept) if batch.keep & KEEP_COUNTS else {},
         moments=_moments(batch, b, kept) if batch.keep & KEEP_MOMENTS else {},
+        signals=_signals(batch, b, kept) if "signals" in kept else {},
         meta={"engine": CudaEngine.name},
     )
+
+
+def _signals(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> dict[str, Signal]:
+    values = batch.signals(b, kept["signals"][b].astype(np.float64))
+    return as_signals(batch.columns.circuit, batch.protocol.record, values, batch.grid)
 
 
 def _counts(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> dict[str, PopulationCounts]:
@@ -282,7 +279,7 @@ def columns_of(circuit: Circuit, single: bool) -> Columns:
         TranslationError: naming a construct that only the engine brian2 can run.
     """
     parts = tuple(translate(circuit, p, reorder=single) for p in circuit.populations)
-    return Columns(circuit, parts, couplings(circuit, reorder=single))
+    return Columns(circuit, parts, couplings(circuit, reorder=single), outputs_of(circuit, single))
 
 
 @cache

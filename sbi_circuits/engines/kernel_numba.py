@@ -22,11 +22,13 @@ from sbi_circuits.engines.kernel_parts import DIVERGED, OK, SATURATED, SILENT
 from sbi_circuits.engines.kernel_source import delivery_groups, kernel_source
 from sbi_circuits.engines.philox import new_stream
 from sbi_circuits.engines.setup import Cells, Poisson, Setup, prepare, timestep
+from sbi_circuits.engines.signal_source import signal_arguments
+from sbi_circuits.engines.signals import as_signals, chosen_readouts, sampling
 from sbi_circuits.engines.synapse_source import uses_plain_delivery
 from sbi_circuits.engines.synapses import Synapses
 from sbi_circuits.engines.translate import Translation, translate
 from sbi_circuits.errors import CircuitError, UnknownNameError
-from sbi_circuits.recording import COUNT_BIN, IntervalMoments, Outcome, PopulationCounts, Recording
+from sbi_circuits.recording import COUNT_BIN, IntervalMoments, Outcome, PopulationCounts, Recording, Signal
 from sbi_circuits.units import evaluate
 
 Links = dict[int, Coupling]
@@ -170,6 +172,7 @@ class _Arguments:
         bins = self.whole_bins + 1
         self.counts = np.zeros((len(parts), bins if self.record.counts else 0), dtype=np.int32)
         sizes = self.sizes if self.record.moments else [0] * len(parts)
+        self.sampled = signal_arguments(circuit, setup, protocol, real)
         self.last = tuple(np.full(n, -1, dtype=np.int32) for n in sizes)
         self.number, self.total, self.squared = (tuple(np.zeros(n, dtype=np.int64) for n in sizes) for _ in range(3))
 
@@ -203,7 +206,8 @@ class _Arguments:
 
     def _extras(self) -> dict[str, Any]:
         padded = [_padded(n) for n in self.sizes]
-        return extra_arguments(self.circuit, self.parts, self.links, self.setup, self.depth, padded, self.real)
+        extra = extra_arguments(self.circuit, self.parts, self.links, self.setup, self.depth, padded, self.real)
+        return extra | self.sampled
 
     def _state(self) -> dict[str, Any]:
         # Flags are whole 8-byte words, so that eight neurons are looked at together.
@@ -346,8 +350,16 @@ def _recording(setup: Setup, protocol: Protocol, kept: _Arguments, cells: np.nda
         groups=setup.groups(),
         counts=_counts(kept, names) if record.counts else {},
         moments=_moments(kept, names) if record.moments else {},
+        signals=_signals(kept) if record.signals else {},
         meta={"engine": NumbaEngine.name},
     )
+
+
+def _signals(kept: _Arguments) -> dict[str, Signal]:
+    readouts = kept.circuit.readouts
+    chosen = chosen_readouts(kept.circuit, kept.record)
+    values = {r.name: kept.sampled[f"out_{k}"].T for k, r in enumerate(readouts) if r in chosen}
+    return as_signals(kept.circuit, kept.record, values, sampling(kept.circuit, kept.protocol))
 
 
 def _counts(kept: _Arguments, names: list[str]) -> dict[str, PopulationCounts]:

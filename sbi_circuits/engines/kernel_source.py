@@ -8,6 +8,7 @@ from sbi_circuits.circuit import Circuit, PoissonInput
 from sbi_circuits.engines import synapse_source
 from sbi_circuits.engines.coupling import Coupling
 from sbi_circuits.engines.printer import constants, show
+from sbi_circuits.engines.signal_source import signal_functions, signal_lines, signal_names
 from sbi_circuits.engines.translate import Statement, Translation
 
 _HEADER = '''"""Kernel of the circuit {name!r}, generated from its equations; precision {real}."""
@@ -46,7 +47,7 @@ def kernel_source(circuit: Circuit, parts: tuple[Translation, ...], single: bool
     header = _HEADER.format(name=circuit.name, real=real, flags=flags, imports=imports)
     updates = [_update(k, part, single) for k, part in enumerate(parts)]
     resets = [_reset(k, part, single) for k, part in enumerate(parts) if part.threshold]
-    joints = synapse_source.functions(links, single)
+    joints = [*synapse_source.functions(links, single), *signal_functions(circuit, parts, single)]
     return "\n\n".join([header, *updates, *resets, *joints, _run(circuit, parts, links, single)]) + "\n"
 
 
@@ -105,7 +106,8 @@ def _reset(number: int, part: Translation, single: bool) -> str:
 
 def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coupling], single: bool) -> str:
     """The loop over time steps."""
-    extra = "".join(f", {name}" for name in synapse_source.extra_names(circuit, parts, links))
+    names = [*synapse_source.extra_names(circuit, parts, links), *signal_names(circuit)]
+    extra = "".join(f", {name}" for name in names)
     lines = [
         "@njit(cache=True, error_model='numpy', nogil=True)",
         "def run(steps, warmup, bins_per_step, dt, sizes, refractory, state, until, fired, flags, ring, ring_count, K,",
@@ -121,6 +123,7 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
         "        now = step % depth",
     ]
     lines += synapse_source.before_update(parts, links, single)
+    lines += signal_lines(circuit, parts, single)
     numbers = synapse_source.noise_numbers(parts)
     for k, (part, population) in enumerate(zip(parts, circuit.populations, strict=True)):
         lines += _state_lines(k, part, [f"noise_{m}" for m in numbers[k]], population.refractory_varies)

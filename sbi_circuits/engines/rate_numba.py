@@ -39,11 +39,6 @@ class CompiledEngine(NumbaEngine):
         """See `Engine.run`."""
         if is_rate_circuit(circuit):
             return self._lanes(circuit, np.atleast_2d(theta), protocol, seed, [index])[0]
-        if protocol.record.signals:
-            raise TranslationError(
-                f"{self.name} records signals of rate circuits only, and {circuit.name} spikes; "
-                f'engine="brian2" records them'
-            )
         return super().run(circuit, theta, protocol, seed, index)
 
     def run_batch(

@@ -74,8 +74,13 @@ def rate_program(circuit: Circuit, reorder: bool, engine: str) -> Program:
         )
     parts = tuple(translate(circuit, p, reorder) for p in circuit.populations)
     links = couplings(circuit, reorder)
-    outputs = tuple(_output(circuit, readout, reorder) for readout in circuit.readouts)
-    return Program(parts, tuple(links[k] for k in sorted(links)), outputs)
+    return Program(parts, tuple(links[k] for k in sorted(links)), outputs_of(circuit, reorder))
+
+
+@cache
+def outputs_of(circuit: Circuit, reorder: bool) -> tuple[Output, ...]:
+    """Translations of the readouts of any circuit, in order."""
+    return tuple(_output(circuit, readout, reorder) for readout in circuit.readouts)
 
 
 def _output(circuit: Circuit, readout: Readout, reorder: bool) -> Output:

@@ -37,6 +37,7 @@ def imports(circuit: Circuit, parts: Parts, links: dict[int, Coupling]) -> list[
     texts = [s.expression for part in parts for s in (*part.update, *part.reset)] + [part.threshold for part in parts]
     texts += [s.expression for link in links.values() for s in link.update]
     texts += [expression for link in links.values() for _, expression in link.summed]
+    texts += [readout.expression for readout in circuit.readouts]
     if any("exprel(" in text for text in texts):
         lines.append("from sbi_circuits.engines.kernel_functions import exprel_double, exprel_single")
     if is_noisy(parts):

@@ -136,7 +136,7 @@ class TorchEngine(Engine):
             CircuitError: simulations of different sizes, or a record without signals.
         """
         readouts, grid = chosen_readouts(circuit, protocol.record), sampling(circuit, protocol)
-        if not readouts:
+        if not readouts or {r.name for r in readouts} != {*protocol.record.signals}:
             valid = ", ".join(r.name for r in circuit.readouts)
             raise CircuitError(f"the record keeps no signals of {circuit.name}; valid: {valid}")
         program = rate_program(circuit, False, self.name)
