@@ -116,8 +116,16 @@ def test_the_example_with_gradients_runs(capsys: pytest.CaptureFixture[str]) -> 
     assert namespace["gradient"].shape == (1, 7) and namespace["field"].shape == (1, 1, 500)
 
 
+@pytest.mark.slow
+def test_the_example_with_an_lfp_proxy_runs() -> None:
+    namespace: dict[str, Any] = {}
+    exec(blocks("python")[5], namespace)
+    assert namespace["simulation"].recording.signals["lfp"].values.shape == (1, 2000)
+    assert namespace["spectrum"].defined.sum() > 8
+
+
 def test_there_is_no_python_that_is_not_tested() -> None:
-    assert len(blocks("python")) == 5
+    assert len(blocks("python")) == 6
 
 
 def test_every_command_is_in_the_readme_and_every_one_in_it_exists() -> None:
