@@ -66,7 +66,7 @@ def test_rounds_draw_around_what_comes_nearest_and_never_aim_at_held_out_wells()
     own = targets.distances(targets.values, targets.states)
     assert np.abs(np.diag(own)).max() < 1e-12 and np.median(own) > 0.5
     candidates = Candidates.of(demo_table(), targets)
-    chosen = choose([candidates], Settings(nearest=1, bursting=0), seed=0)
+    chosen = choose([candidates], Settings(nearest=1, others=0), seed=0)
     best = candidates.z[candidates.distances.argmin(0)]
     np.testing.assert_array_equal(chosen.centres, best)
 
@@ -82,7 +82,7 @@ def test_the_plate_was_measured_as_the_rounds_are() -> None:
 
 def test_rounds_run_at_any_scale_and_go_on(tmp_path: Path) -> None:
     protocol = Protocol(duration=4.0, warmup=0.2, record=Record(spikes=80, counts=True, moments=True))
-    settings = replace(Settings(), protocol=protocol, per_round=5, rounds=2, bursting=5)
+    settings = replace(Settings(), protocol=protocol, per_round=5, rounds=2, others=5)
     start = demo_table()
     start = MemoryTable(start.manifest, start.rows.take(np.arange(0, len(start.rows), 8)))
     run(tmp_path, start, (plate(), measured()), settings, workers=1)

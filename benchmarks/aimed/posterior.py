@@ -55,7 +55,7 @@ def training(table: MemoryTable, posterior: Posterior, held: np.ndarray) -> dict
     for proposal, outcome in zip(rows.proposal[first], rows.outcome[first], strict=True):
         by_proposal.setdefault(str(proposal).split("@")[0], Counter())[str(outcome)] += 1
     return {
-        "table_digest": table.digest, "simulations": len(first), "rows": int((rows.outcome == "ok").sum()),
+        "table_digest": table.digest, "simulations": len(first), "rows": sum(posterior.provenance["rows"].values()),
         "held_out": len(held), "outcomes": dict(Counter(rows.outcome[first].tolist())),
         "proposals": {k: dict(v) for k, v in sorted(by_proposal.items())},
         "gain": float(posterior.provenance["validation"]["validation_gain"]),
@@ -66,13 +66,13 @@ def training(table: MemoryTable, posterior: Posterior, held: np.ndarray) -> dict
 def weaknesses(table: MemoryTable, posterior: Posterior, covered: dict[str, Any], calibrated: dict[str, Any]
                ) -> list[str]:  # fmt: skip
     """Where not to trust it, from its own figures."""
-    ok = int((table.rows.outcome == "ok").sum())
-    prior = int(((table.rows.outcome == "ok") & (table.rows.proposal == "prior")).sum())
+    weight = table.rows.weight[table.rows.outcome == "ok"]
+    effective = weight.sum() ** 2 / (weight**2).sum()
     window = float(table.manifest.protocol["duration"])
     found = [
-        f"{len(posterior.prior)} parameters from {ok} rows: most parameters stay as wide as the prior",
-        f"{1 - prior / ok:.0%} of the rows come from aimed proposals, which stand in for the prior: marginals say "
-        "where such circuits were found, and are narrower than under the prior",
+        f"{len(posterior.prior)} parameters from {len(weight)} rows: most parameters stay as wide as the prior",
+        f"aimed proposals stand in for the prior: the rows, weighed towards the prior, would count as {effective:.0f}; "
+        "marginals say where such circuits were found, and are narrower than under the prior",
         f"intervals between bursts longer than {window / 3:.0f} s are hardly seen in windows of {window:g} s",
     ]
     for kind, of in covered.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.aimed.judge import kinds
 from benchmarks.aimed.kernels import Kernels, around
 from benchmarks.aimed.settings import HELD_OUT_WELLS, Settings, cells, channels
 from benchmarks.aimed.targets import Targets
@@ -19,19 +20,19 @@ from sbi_circuits.table import BaseTable, Rows, Table
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Simulations to draw around: configurations (n, P), unbounded, distances (n, T), and whether they burst (n,)."""
+    """Simulations to draw around: configurations (n, P), unbounded, distances (n, T), and what they do (n,)."""
 
     z: np.ndarray
     distances: np.ndarray
-    bursts: np.ndarray
+    kinds: np.ndarray
 
     @classmethod
     def of(cls, table: BaseTable, targets: Targets) -> "Candidates":
         """Those of a table that ran to their end."""
         rows: Rows = table.read()
         ok = rows.take(rows.outcome == "ok")
-        rate = ok.values[:, table.feature_set.names.index("bursts.rate_per_minute")]
-        return cls(table.prior.unconstrain(ok.theta), targets.distances(ok.values, ok.states), rate >= 1)
+        found = kinds(ok.values, ok.states, table.feature_set.names)
+        return cls(table.prior.unconstrain(ok.theta), targets.distances(ok.values, ok.states), found)
 
 
 def targets_of(plate: Sequence[PlateRow], names: Sequence[str]) -> Targets:
@@ -42,13 +43,13 @@ def targets_of(plate: Sequence[PlateRow], names: Sequence[str]) -> Targets:
 
 
 def choose(candidates: Sequence[Candidates], settings: Settings, seed: int) -> Kernels:
-    """Kernels around the nearest simulations of every target, and around some of all others."""
-    z, distances, bursts = (
-        np.concatenate([getattr(c, name) for c in candidates]) for name in ("z", "distances", "bursts")
+    """Kernels around the nearest simulations of every target, and around some of every kind of dynamics."""
+    z, distances, found = (
+        np.concatenate([getattr(c, name) for c in candidates]) for name in ("z", "distances", "kinds")
     )
     nearest = np.argsort(distances, axis=0)[: settings.nearest].T.ravel()
     random = generator(seed, "others")
-    others = [random.permutation(np.flatnonzero(which))[: settings.bursting] for which in (bursts, ~bursts)]
+    others = [random.permutation(np.flatnonzero(found == kind))[: settings.others] for kind in np.unique(found)]
     centres = z[np.concatenate([nearest, *others])]
     return around(centres, z[np.unique(nearest)], settings.widths, settings.prior_share)
 

@@ -34,7 +34,7 @@ class Settings:
         per_round, rounds: simulations in a round, and how many rounds.
         prior_share: of the simulations of a round that are draws of the prior.
         nearest: simulations nearest to each target around which a round draws.
-        bursting: bursting simulations, and as many without bursts, around which it draws besides.
+        others: simulations of every kind of dynamics (bursting, oscillating, asynchronous) around which it draws too.
         widths: of the kernels, in standard deviations of the nearest simulations; as many draws from each.
         keep: every so many-th recording is kept; features are measured again from them.
     """
@@ -46,8 +46,8 @@ class Settings:
     per_round: int = 200
     rounds: int = 1000
     prior_share: float = 0.3
-    nearest: int = 3
-    bursting: int = 60
+    nearest: int = 2
+    others: int = 40
     widths: tuple[float, ...] = (0.25, 0.5)
     keep: int = 1
 
