@@ -1,6 +1,7 @@
 """Members in one batched computation: coordinates, many observations at once, threads, settings that cannot be."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,31 @@ def test_many_observations_at_once(posterior: Posterior) -> None:
     assert stats.ks_2samp(together[0, :, 0], together[1, :, 0]).pvalue < 1e-4
     one = posterior.sample_rows(values[:1], states[:1], 50, seed=1)
     assert np.array_equal(one[0], posterior((values[0], states[0])).sample(50, seed=1))
+
+
+def test_a_batch_of_observations_is_drawn_in_one_call(posterior: Posterior) -> None:
+    named = {posterior.feature_names[0]: 0.0}
+    given: list[Any] = [[0.5, 0.1], named, (np.zeros(2), np.array([0, UNOBSERVED], dtype=np.uint8))]
+    many = 12_000  # draws of one observation lie in several parts
+    together = posterior.sample_batch(given, many, seed=3)
+    assert together.shape == (3, many, 2) and PRIOR.contains(together).all()
+    assert np.array_equal(together, posterior.sample_batch(given, many, seed=3))
+    assert np.array_equal(together[0], posterior([0.5, 0.1]).sample(many, seed=3))
+    # The second and third are the same observation, each with draws of its own.
+    assert stats.ks_2samp(together[1, :, 0], together[2, :, 0]).pvalue > 1e-4
+    assert not set(map(tuple, together[1])) & set(map(tuple, together[2]))
+    for row, x in zip(together, given, strict=True):
+        assert stats.ks_2samp(row[:, 0], posterior(x).sample(many, seed=4)[:, 0]).pvalue > 1e-4
+    assert stats.ks_2samp(together[0, :, 0], together[1, :, 0]).pvalue < 1e-4
+    assert posterior.sample_batch([], 5, seed=0).shape == (0, 5, 2)
+    assert posterior.sample_batch(np.zeros((40, 2)), 7, seed=0).shape == (40, 7, 2)
+
+
+def test_a_batch_says_which_observation_does_not_fit(posterior: Posterior) -> None:
+    with pytest.raises(InferenceError, match="observation 1: an observation has shape"):
+        posterior.sample_batch([[0.0, 0.0], [0.0]], 5, seed=0)
+    with pytest.raises(InferenceError, match="cannot draw -1"):
+        posterior.sample_batch([[0.0, 0.0]], -1, seed=0)
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:

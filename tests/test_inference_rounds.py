@@ -11,19 +11,20 @@ from sbi_circuits.errors import InferenceError
 from sbi_circuits.inference import TrainingConfig, TrainingData, train
 from sbi_circuits.inference.members import Members
 from sbi_circuits.inference.posterior import Posterior
-from sbi_circuits.inference.rounds import LEAST, Gain, expected_gain, gain_of_round
+from sbi_circuits.inference.rounds import LEAST, Gain, _divergence, expected_gain, gain_of_round
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.seeds import generator
 
 PRIOR = Prior((Parameter("a", "1", 0.0, 1.0), Parameter("b", "1", 0.0, 1.0)))
-X = np.array([0.5, 0.25])
+X = np.array([0.5, 0.25])  # two values of `a` are possible
 
 
-def posterior(rows: int, **options: int) -> Posterior:
-    """x = theta + noise of sd 0.05."""
+def posterior(rows: int) -> Posterior:
+    """x = (4 (a - 0.5)^2, b) + noise of sd 0.05: more than the Gaussian regression that all members begin with."""
     theta = PRIOR.sample(rows, seed=rows)
-    x = theta + 0.05 * generator(rows, "noise").standard_normal(theta.shape)
-    config = TrainingConfig(**{"members": 3, "epochs": 15, "hidden": 16, "width": 8, "drop": 0.0, **options})
+    x = np.column_stack([4 * (theta[:, 0] - 0.5) ** 2, theta[:, 1]])
+    x += 0.05 * generator(rows, "noise").standard_normal(theta.shape)
+    config = TrainingConfig(members=3, epochs=40, hidden=16, width=8, drop=0.0)
     return train(TrainingData(theta, x, np.zeros(x.shape, dtype=np.uint8), PRIOR, ("x", "y")), config, progress=False)
 
 
@@ -40,7 +41,7 @@ class Apart(Members):
 
 @pytest.fixture(scope="module")
 def small() -> Posterior:
-    return posterior(60)
+    return posterior(200)
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,24 @@ def test_bad_questions_are_refused(small: Posterior) -> None:
         expected_gain(small, X, n=1)
     with pytest.raises(InferenceError, match="under one prior"):
         gain_of_round(small, replace(small, prior=Prior((Parameter("c", "1", 0, 2), Parameter("d", "1", 0, 1)))), X)
+
+
+@pytest.mark.parametrize("shift", [0.02, 0.5, 2.0])
+def test_divergences_of_normals(shift: float) -> None:
+    """Two normals with sd 1, `shift` apart: shift^2 / 2 nats, with the error that is stated."""
+
+    class Normal:
+        def __init__(self, mean: float):
+            self.mean = mean
+
+        def sample(self, n: int, seed: int) -> np.ndarray:
+            return self.mean + generator(seed, "normal").standard_normal((n, 1))
+
+        def log_prob(self, theta: np.ndarray) -> np.ndarray:
+            return -0.5 * np.sum((theta - self.mean) ** 2, axis=-1)
+
+    found = np.array([_divergence(Normal(0.0), Normal(shift), 500, seed) for seed in range(100)])  # type: ignore[arg-type]
+    errors = (found[:, 0] - 0.5 * shift**2) / found[:, 1]
+    assert abs(errors.mean()) < 0.5 and 0.7 < errors.std() < 1.5
+    if shift < 0.1:  # without the control variate the error would be shift / sqrt(500)
+        assert found[:, 1].max() < 0.1 * shift / np.sqrt(500)

@@ -7,7 +7,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, layer_norm, silu
+from torch.nn import functional
+from torch.nn.functional import layer_norm, silu
 
 
 class Linear(nn.Module):
@@ -33,6 +34,19 @@ class Linear(nn.Module):
         return torch.addmm(self.bias[group], x, self.weight[group])
 
 
+def _dropout(x: Tensor, rate: float) -> Tensor:
+    """x, a share `rate` of whose entries is zero, scaled to the same mean; in steps of 1/256 on the CPU.
+
+    A byte of a random word for each entry takes a third of the time of torch's own, once a quarter of a step.
+    """
+    if x.device.type != "cpu":
+        return functional.dropout(x, rate)
+    least = round(256 * rate)
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    kept = (words.view(torch.uint8)[: x.numel()] >= least).view(x.shape)
+    return x * (kept.to(x.dtype) * (256 / (256 - least)))
+
+
 class Residual(nn.Module):
     """x + W2 act(W1 act(x)); begins as the identity."""
 
@@ -42,7 +56,8 @@ class Residual(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(dropout(silu(self.first(silu(x))), self.rate, self.training))
+        h = silu(self.first(silu(x)))
+        return x + self.second(_dropout(h, self.rate) if self.training and self.rate else h)
 
     def of(self, x: Tensor, group: int) -> Tensor:
         return x + self.second.of(silu(self.first.of(silu(x), group)), group)

@@ -132,11 +132,13 @@ class Members(nn.Module):
         mixture, low, high = self._mixture(raw, where.mean, where.sd)
         return mixtures.rank(mixture, where.u, low, high, self.bounded)
 
-    def _mixture(self, raw: Tensor, mean: Tensor, sd: Tensor) -> tuple[mixtures.Mixture, Tensor, Tensor]:
+    def _mixture(
+        self, raw: Tensor, mean: Tensor, sd: Tensor, normalised: bool = True
+    ) -> tuple[mixtures.Mixture, Tensor, Tensor]:
         """The mixture in u, and the prior's bounds there."""
         edge, wide = bound(self.spec.coordinates), _PRIOR_SD[self.spec.coordinates]
         low, high = (-edge - mean) / sd, (edge - mean) / sd
-        return mixtures.mixture(raw, low, high, -mean / sd, math.log(wide) - sd.log()), low, high
+        return mixtures.mixture(raw, low, high, -mean / sd, math.log(wide) - sd.log(), normalised), low, high
 
     def log_prob(self, z: Tensor, inputs: Tensor) -> Tensor:
         """Log density (M, B) of z (B, P) given inputs (B, C), or (1, C) for all; differentiable in z."""
@@ -177,7 +179,7 @@ class Members(nn.Module):
             lean = before @ factor[0, i, :i] if row is None else (before * factor[:, i, :i]).sum(-1)
             own, sd = mean[:, i] + lean, factor[:, i, i].expand(len(u))
             raw = layer.of(before, entered[:, i] if row is None else entered[row, i], own, member, i)
-            mixture, low, high = self._mixture(raw, own, sd)
+            mixture, low, high = self._mixture(raw, own, sd, normalised=False)
             u[:, i] = mixtures.draw(mixture, noise[:, i], low, high, self.bounded)
             z[:, i] = own + sd * u[:, i]
         return z

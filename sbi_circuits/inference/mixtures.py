@@ -35,8 +35,14 @@ def initial_bias(components: int) -> Tensor:
     return torch.cat([torch.zeros(components), torch.tensor([_PRIOR_LOGIT]), mean, log_sd])
 
 
-def mixture(raw: Tensor, low: Tensor, high: Tensor, prior_mean: Tensor, prior_log_sd: Tensor) -> Mixture:
-    """The components that raw numbers (*, 3 K + 1) stand for, on the interval [low, high], each (*,)."""
+def mixture(
+    raw: Tensor, low: Tensor, high: Tensor, prior_mean: Tensor, prior_log_sd: Tensor, normalised: bool = True
+) -> Mixture:
+    """The components that raw numbers (*, 3 K + 1) stand for, on the interval [low, high], each (*,).
+
+    Args:
+        normalised: the weights sum to one; drawing does not need that.
+    """
     k = (raw.shape[-1] - 1) // 3
     logits, mean, log_sd = raw.split([k + 1, k, k], dim=-1)
     log_sd = log_sd / (1.0 + log_sd.abs() / _STEEP)
@@ -46,7 +52,7 @@ def mixture(raw: Tensor, low: Tensor, high: Tensor, prior_mean: Tensor, prior_lo
     log_sd = torch.cat([log_sd, prior_log_sd[..., None]], dim=-1)
     # As log_softmax, which is slow on so few.
     logits = logits - logits.detach().amax(-1, keepdim=True)
-    return Mixture(logits - logits.exp().sum(-1, keepdim=True).log(), mean, log_sd)
+    return Mixture(logits - logits.exp().sum(-1, keepdim=True).log() if normalised else logits, mean, log_sd)
 
 
 def log_density(m: Mixture, u: Tensor, low: Tensor, high: Tensor, bounded: bool) -> Tensor:

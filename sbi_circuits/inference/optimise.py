@@ -4,12 +4,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sbi_circuits.errors import InferenceError
+from sbi_circuits.inference.adamw import AdamW
 from sbi_circuits.inference.config import FlowSpec, TrainingConfig
 from sbi_circuits.inference.encode import EncodedFeatures, random_drops
 from sbi_circuits.inference.gaussian import GaussianStart
@@ -149,8 +150,7 @@ class _Run:
         self.best = torch.full((self.members,), math.inf, device=train.z.device)
         decayed = [w for name, w, _ in owned if "bias" not in name]
         plain = [w for name, w, _ in owned if "bias" in name]
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay, fused=True)
+        self.optimiser = AdamW(decayed, plain, config.weight_decay)
         self.native, self.native_pattern = train.features.patterns()
 
     def epoch(self) -> Tensor:
@@ -184,10 +184,10 @@ class _Run:
         inputs = self.train.features[rows].inputs(drops[chosen] if self.config.drop else None)
         log_density = self.flows.log_density(self.train.z[rows], inputs, frame, pattern)
         loss = -(self.train.weights[rows] * log_density).mean(1)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         loss.sum().backward()
         self._clip()
-        self.optimiser.step()
+        self.optimiser.step(self.rate)
         with torch.no_grad():
             torch._foreach_lerp_(self.average, self.weights, 1.0 - self.config.ema)
         return loss.detach()
@@ -213,8 +213,6 @@ class _Run:
         rising = self.step / warm
         falling = 0.5 * (1.0 + math.cos(math.pi * min(1.0, (self.step - warm) / max(1, self.steps - warm))))
         self.rate = self.config.rate * (rising if self.step < warm else falling)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate
 
     @torch.no_grad()
     def keep_best(self, rows: Rows) -> Tensor:

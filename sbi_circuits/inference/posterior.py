@@ -1,6 +1,6 @@
 """The posterior: a lazy object; called with an observation it gives a distribution over configurations."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -96,6 +96,30 @@ class Posterior:
         features = self._encode(np.asarray(values, dtype=float), np.asarray(states))
         return self._log_prob(np.asarray(theta, dtype=float), features)
 
+    def sample_batch(self, observations: Iterable[Any], n: int, seed: int) -> np.ndarray:
+        """n draws for each of N observations in one call: (N, n, P), declared units, never outside the prior.
+
+        Those of different observations are independent; the first row is what `posterior(x).sample(n, seed)` gives.
+
+        Args:
+            observations: N of them, each as in `__call__`; a matrix (N, F) is N rows that are all defined.
+            n: draws of each.
+            seed: of the draws.
+
+        Raises:
+            UnknownNameError, InferenceError: for the first observation that does not fit, with its number.
+        """
+        rows = [self._observed(i, x) for i, x in enumerate(observations)]
+        if not rows:
+            return np.zeros((0, n, len(self.prior)))
+        return self.sample_rows(np.stack([r.values for r in rows]), np.stack([r.states for r in rows]), n, seed)
+
+    def _observed(self, number: int, x: Any) -> Observation:
+        try:
+            return self.observe(x)
+        except InferenceError as error:
+            raise InferenceError(f"observation {number}: {error}") from error
+
     def sample_rows(self, values: np.ndarray, states: np.ndarray, n: int, seed: int) -> np.ndarray:
         """n draws for each of N observations (N, F) at once: (N, n, P), declared units."""
         return self.draw_rows(self._encode(np.asarray(values, dtype=float), np.asarray(states)), n, seed)
@@ -119,8 +143,8 @@ class Posterior:
         row = None if rows == 1 else torch.arange(rows).repeat_interleave(n).to(inputs.device)
         flows, inputs = self._drawn, inputs.to(self._drawn.start.mean.dtype)
         noise = torch.randn(rows * n, p, generator=random).to(inputs)
-        parts = [slice(k, k + _CHUNK) for k in range(0, rows * n, _CHUNK)]
-        drawn = [flows.draw(member, noise[s], inputs, None if row is None else row[s]) for s in parts]
+        parts = [slice(k, min(k + _CHUNK, rows * n)) for k in range(0, rows * n, _CHUNK)]
+        drawn = [_draw_part(flows, member, noise[s], inputs, s, n) for s in parts]
         z = torch.cat([*drawn, noise[:0]])
         for _ in range(_REDRAWS):
             lost = ~torch.isfinite(z).all(1)
@@ -207,6 +231,15 @@ class Posterior:
     @cached_property
     def _middle(self) -> np.ndarray:
         return self.prior.constrain(np.zeros(len(self.prior)))
+
+
+def _draw_part(flows: Flows, member: int, noise: Tensor, inputs: Tensor, part: slice, n: int) -> Tensor:
+    """The draws `part` of rows (N, C), n each one after another; only the rows they belong to are looked at."""
+    if len(inputs) == 1:
+        return flows.draw(member, noise, inputs)
+    first, last = part.start // n, (part.stop - 1) // n + 1
+    row = torch.arange(part.start, part.stop, device=inputs.device) // n - first
+    return flows.draw(member, noise, inputs[first:last], row)
 
 
 @dataclass(frozen=True, eq=False)
