@@ -4,7 +4,7 @@
     python -m benchmarks.inference.circuits --only brunel    one of them
     python -m benchmarks.inference.circuits --write          also into benchmarks/RESULTS.md
 
-brunel: prior draws with 300 neurons (in-degrees in proportion), 2 s each; 10,000 that ended ok are trained on and 1,200
+brunel: prior draws with 100 neurons (in-degrees in proportion), 1 s each; 10,000 that ended ok are trained on and 1,200
 judge. adex_clustered: the shipped table, of which as many are kept apart; its rows come from proposals, which are taken
 for the prior.
 """
@@ -40,9 +40,9 @@ _COLUMNS = (
 def brunel_table(folder: Path, n: int, workers: int) -> BaseTable:
     """Prior draws of the small network, n or more; a run that was interrupted goes on."""
     circuit = get_circuit("brunel")
-    small = replace(circuit, constants=dict(circuit.constants) | {"N_E": "240"})
+    small = replace(circuit, constants=dict(circuit.constants) | {"N_E": "80"})
     features = FeatureSet.of("isi", "bursts", spectrum={"low": 10.0, "high": 300.0, "step": 10.0})
-    protocol = Protocol(duration=2.0, warmup=0.2, record=Record(spikes=100, moments=True))
+    protocol = Protocol(duration=1.0, warmup=0.2, record=Record(spikes=100, moments=True))
     return run_campaign(Campaign(small, n, features, protocol, unit=50), folder / "brunel", workers=workers)
 
 
