@@ -174,6 +174,10 @@ def infer(
         int | None, typer.Option(help="Draws after which to stop short of n; 4 n by default.")
     ] = None,
     family: FlowFamily = "zuko",
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Simulate towards this recording, train on that, and draw again.")
+    ] = False,
+    round_size: Annotated[int, typer.Option("--round", min=60, help="Simulations of --refine.")] = 1000,
     seed: Seed = 0,
     workers: Workers = 1,
     engine: EngineName = "auto",
@@ -185,7 +189,7 @@ def infer(
     """
     from sbi_circuits import cli_infer
 
-    wanted = cli_infer.Wanted(n, max_draws, seed, workers, engine)
+    wanted = cli_infer.Wanted(n, max_draws, seed, workers, engine, round_size if refine else 0)
     cli_infer.infer(recording, group, features, posterior, tuple(table or ()), family, wanted, out)
 
 

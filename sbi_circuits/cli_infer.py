@@ -1,9 +1,10 @@
 """`train`, `infer` and `verify`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sbi_circuits.aimed_round import aimed_round
 from sbi_circuits.cli_calibrate import calibrate_trained, open_table, with_correction
 from sbi_circuits.cli_features import note_groups
 from sbi_circuits.cultures import SOURCE, WINDOW, culture_features, typical_well
@@ -18,6 +19,7 @@ from sbi_circuits.observation_file import ObservedFeatures, read_observation
 from sbi_circuits.plots import save, training_curve
 from sbi_circuits.readers import read_recording
 from sbi_circuits.recording import Recording
+from sbi_circuits.recording_concerns import concerns
 from sbi_circuits.report import write_report
 from sbi_circuits.report_page import Verdict, trust_sentence
 from sbi_circuits.results import load_ensemble, save_ensemble
@@ -25,6 +27,9 @@ from sbi_circuits.table import BaseTable, concat
 
 # What infers where nothing else is named, by what was recorded; the first where there is none of a kind.
 SHIPPED = {"channel": "adex_clustered", "cell": "adex_clustered_cells"}
+
+
+_LOW_YIELD = 0.25
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,17 @@ class Wanted:
     seed: int
     workers: int
     engine: str
+    refine: int = 0  # simulations of an aimed round
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What is to be explained: its features, the recording where there is one, and a line about it."""
+    """What is to be explained: its features, the recording where there is one, a line about it, what it cannot tell."""
 
     features: WindowedFeatures
     recording: Recording | None
     text: str
+    concerns: tuple[str, ...] = ()
 
 
 def train_posterior(tables: Sequence[Path], out: Path, family: str, seed: int) -> None:
@@ -92,15 +99,40 @@ def infer(
     source = _posterior(trained, tables, family, wanted.seed, out, "channel" if read is None else read.unit_kind)
     seen = _observation(source, f"{recording.name if recording else ''} {group or ''}".strip(), read, features)
     print(f"observation: {seen.text}\n{source.check(seen.features).summary()}")
-    ensemble = build_ensemble(
-        source, seen.features, wanted.n, max_draws=wanted.max_draws, seed=wanted.seed, workers=wanted.workers,
-        engine=wanted.engine, folder=_folder(out, source, seen, wanted),
-    )  # fmt: skip
-    notes = {"observation": seen.text}
+    ensemble, notes = _ensemble(source, seen, wanted, out), {"observation": seen.text}
+    if seen.concerns:
+        notes["what cannot be concluded"] = "; ".join(seen.concerns)
+    if wanted.refine:
+        source, ensemble, notes["aimed round"] = _refined(source, ensemble, seen, tables, wanted, out)
     written = write_report(
         ensemble, out, posterior=source, recording=seen.recording, engine=wanted.engine, notes=notes
     )
     print("\n".join([ensemble.summary(), *(f"wrote {line}" for line in written.lines())]))
+    if ensemble.yield_ < _LOW_YIELD and not wanted.refine:
+        print("the yield is low: the same line with --refine simulates where this posterior looks, and draws again")
+
+
+def _ensemble(source: Posterior, seen: Seen, wanted: Wanted, out: Path) -> Ensemble:
+    return build_ensemble(
+        source, seen.features, wanted.n, max_draws=wanted.max_draws, seed=wanted.seed, workers=wanted.workers,
+        engine=wanted.engine, folder=_folder(out, source, seen, wanted),
+    )  # fmt: skip
+
+
+def _refined(
+    source: Posterior, first: Ensemble, seen: Seen, tables: tuple[Path, ...], wanted: Wanted, out: Path
+) -> tuple[Posterior, Ensemble, str]:
+    """One aimed round, and the ensemble of its posterior; the first one where that has the higher yield."""
+    table = _together(tables) if tables else None
+    found = aimed_round(source, seen.features, wanted.refine, table=table, seed=wanted.seed, workers=wanted.workers,
+                        engine=wanted.engine, folder=out / "aimed_round")  # fmt: skip
+    found.posterior.save(out / "refined")
+    again = _ensemble(found.posterior, seen, replace(wanted, seed=wanted.seed + 1), out)
+    better = again.yield_ > first.yield_
+    text = (f"{found.summary()}; the yield went from {first.yield_:.0%} to {again.yield_:.0%}"
+            f"{'' if better else ', so the draws before it are reported'}")  # fmt: skip
+    print(text)
+    return (found.posterior, again, text) if better else (source, first, text)
 
 
 def _one_of(names: str, *given: object) -> None:
@@ -124,9 +156,10 @@ def _posterior(
 def _observation(posterior: Posterior, text: str, read: Recording | None, features: Path | None) -> Seen:
     duration = float(posterior.provenance["protocol"]["duration"])
     if read is not None:
-        if read.duration < duration:
-            print(f"note: the recording is {read.duration:g} s long, the simulations {duration:g} s")
-        return Seen(observe(posterior, read), read, text)
+        found = concerns(read, duration)
+        for line in found:
+            print(f"note: {line}")
+        return Seen(observe(posterior, read), read, text, found)
     observed = _demonstration() if features is None else read_observation(features)
     about = " ".join(filter(None, (observed.recording, observed.group))) or "an observation file"
     if observed.feature_set.digest != posterior.provenance["feature_set_digest"]:

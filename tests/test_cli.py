@@ -231,6 +231,20 @@ def test_infer_from_an_observation_file(posterior: Path, observation: Path, tmp_
     assert "observation: tiny.npz A1" in result.stdout and not (tmp_path / "out" / "recording.png").exists()
 
 
+def test_infer_offers_and_makes_an_aimed_round(
+    posterior: Path, observation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sbi_circuits.cli_infer._LOW_YIELD", 1.1)  # every yield is below it
+    out = tmp_path / "out"
+    line = ("infer", "--features", observation, "--posterior", posterior, "--n", 4, "--max-draws", 4, "--engine",
+            "tiny", "--out", out)  # fmt: skip
+    assert "the same line with --refine" in call(*line).stdout
+    result = call(*line, "--refine", "--round", 80)
+    assert "aimed round: 80 simulations" in result.stdout and "the yield went from" in result.stdout
+    assert "the yield went from" in (out / "summary.txt").read_text() and "--refine" not in result.stdout
+    assert (out / "refined" / "posterior.safetensors").exists()
+
+
 # --- bad input ---
 
 

@@ -148,7 +148,7 @@ def grow(
     if ensemble.verified.sum() < 3:
         raise InferenceError(f"growing needs 3 verified members, got {int(ensemble.verified.sum())}; draw more first")
     density, rounds = posterior(ensemble.observation), list[Growth]()
-    runner = replace(runner, repeats=ensemble.criterion.repeats)
+    runner = replace(runner, repeats=ensemble.values.shape[1])
     while ensemble.verified.sum() < n and sum(r.tried for r in rounds) < most:
         proposals = _proposals(density, ensemble, batch, step, stream_key(runner.seed, "grow", len(rounds)))
         own = replace(runner, seed=stream_key(runner.seed, "grow", len(rounds)) % 2**62)
