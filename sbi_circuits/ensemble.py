@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from sbi_circuits.verification import Criterion, Judgement, judge, seeds_for
 from sbi_circuits.verification_spread import default_block
 
 _INTERVAL, _INTERVALS = "bursts.interval_mean", 5
+_LEAST = 4
 _BATCH = 16  # configurations looked at together before deciding whether enough are verified
 
 
@@ -114,6 +116,7 @@ def build_ensemble(
     n: int = 100,
     *,
     max_draws: int | None = None,
+    seconds: float = float("inf"),
     criterion: Criterion | None = None,
     circuit: Circuit | None = None,
     seed: int = 0,
@@ -129,6 +132,7 @@ def build_ensemble(
         observation: a recording, or its features from `observe`.
         n: how many verified configurations are wanted.
         max_draws: draws after which to stop short of n; 4 n where None.
+        seconds: of simulating, after which to stop short of n too; how many draws that are depends on the machine.
         criterion: when a configuration agrees; level 0.05, and seeds and blocks by the observation, where None.
         circuit: the circuit; looked up by the name the posterior carries where None.
         seed: of draws and simulations.
@@ -153,7 +157,8 @@ def build_ensemble(
     with tempfile.TemporaryDirectory() as temporary:
         # Named by what is simulated: other draws in the same folder do not get in the way.
         path = (Path(folder) if folder is not None else Path(temporary)) / campaign.digest[:12]
-        table, drawn, found = _until_enough(campaign, path, n, seen, posterior.encoder, rule, workers, progress)
+        table, drawn, found = _until_enough(campaign, path, n, seen, posterior.encoder, rule, workers, progress,
+                                             seconds)  # fmt: skip
         values, states, outcomes = _stack(table.read(), drawn, repeats)
     theta = theta[:drawn]
     return Ensemble(
@@ -260,21 +265,24 @@ def _campaign(source: Posterior | Ensemble, circuit: Circuit, theta: np.ndarray,
 
 def _until_enough(
     campaign: Campaign, path: Path, n: int, seen: WindowedFeatures, encoder: FeatureEncoder, rule: Criterion,
-    workers: int, progress: bool,
-) -> tuple[Table, int, Judgement]:
-    """Re-simulate draws batch by batch until n are verified or the draws are used up."""
+    workers: int, progress: bool, seconds: float,
+) -> tuple[Table, int, Judgement]:  # fmt: skip
+    """Re-simulate draws batch by batch until n are verified, or the draws or the time are used up."""
     repeats = rule.repeats or seeds_for(seen.n_windows)
-    limit = campaign.n // repeats
-    drawn = min(max(n, _BATCH), limit)
+    limit, began = campaign.n // repeats, time.monotonic()
+    drawn = min(max(n, _BATCH) if seconds == np.inf else _BATCH, limit)
     while True:
         table = run_campaign(replace(campaign, n=drawn * repeats), path, workers=workers, progress=progress)
         values, states, outcomes = _stack(table.read(), drawn, repeats)
         found = judge(seen, values, states, outcomes == "ok", encoder, rule)
-        lacking = n - int(found.verified.sum())
-        if lacking <= 0 or drawn == limit:
+        lacking, spent = n - int(found.verified.sum()), time.monotonic() - began
+        if lacking <= 0 or drawn == limit or spent >= seconds:
             return table, drawn, found
         share = max(float(found.verified.mean()), 0.05)
-        drawn = min(limit, drawn + max(_BATCH, int(np.ceil(lacking / share))))
+        more = max(_BATCH, int(np.ceil(lacking / share)))
+        if seconds < np.inf:  # no more than there is time for, and than doubles what the estimate rests on
+            more = min(more, drawn, max(int((seconds - spent) * drawn / spent), _LEAST))
+        drawn = min(limit, drawn + more)
 
 
 def _stack(rows: Rows, configurations: int, repeats: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

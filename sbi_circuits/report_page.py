@@ -16,6 +16,7 @@ from sbi_circuits.calibration import Calibration
 from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import DEFINED, UNDEFINED
+from sbi_circuits.inference.shipped import Card
 from sbi_circuits.plots.style import number, unit_text
 
 _MOST_ROWS = 200
@@ -81,6 +82,15 @@ class Verdict:
         """What a calibration found."""
         lines = tuple(calibration.lines())
         return cls(calibration.rows, calibration.agrees(), calibration.direction(), lines)
+
+    @classmethod
+    def of_card(cls, card: Card) -> "Verdict":
+        """What the card of a shipped posterior says, all features observed."""
+        judged = card.calibration.get("all features", {})
+        lines = [f"{kind}: {found['all features']['text']}" for kind, found in card.coverage.items()]
+        lines += [f"{subset}: calibration {found['verdict']}" for subset, found in card.calibration.items()]
+        return cls(int(judged.get("rows", 0)), bool(judged.get("passes", False)), str(judged.get("direction", "")),
+                   (*lines, *(f"weak: {line}" for line in card.weak)))  # fmt: skip
 
     @classmethod
     def load(cls, path: str | Path) -> "Verdict":
