@@ -10,6 +10,7 @@ import torch
 
 from sbi_circuits.comparison.network import ClassifierConfig, Members, fit_members
 from sbi_circuits.errors import InferenceError, UnknownNameError
+from sbi_circuits.estimators.evidence import log_evidence
 from sbi_circuits.estimators.likelihood import LikelihoodConfig, fit_likelihood
 from sbi_circuits.estimators.ratio import RatioConfig, fit_ratio
 from sbi_circuits.estimators.sampler import Particles, sample_posterior
@@ -60,7 +61,8 @@ class SampledDistribution:
     @cached_property
     def log_evidence(self) -> float:
         """Log of the integral of the likelihood over the prior, estimated once."""
-        return self.run(2 * self.particles, _EVIDENCE_SEED).log_evidence
+        found = self.run(2 * self.particles, _EVIDENCE_SEED)
+        return log_evidence(self.log_likelihood, found, _EVIDENCE_SEED)
 
     def log_prob(self, theta: np.ndarray) -> np.ndarray:
         """Log density of theta (n, P) or (P,), 1/declared units; -inf outside the prior."""
@@ -231,8 +233,13 @@ def train_estimator(
         data.prior, data.feature_names, data.feature_units, encoder, kind, density, ok,
         Support.fit(data.values, data.states, encoder, seed),
         dict(data.provenance) | {"estimator": kind, "seed": int(seed)},
-        (f"{data.rows} simulations, neural {kind}", f"validation loss {loss:.3f} nats a row"),
+        (f"{data.rows} simulations, neural {kind}", _left_out(encoder, data), f"validation loss {loss:.3f} nats a row"),
     )  # fmt: skip
+
+
+def _left_out(encoder: FeatureEncoder, data: TrainingData) -> str:
+    names = ", ".join(np.array(data.feature_names)[encoder.ignored])
+    return f"features that never varied, left out: {names or 'none'}"
 
 
 def _config(config: Any, kind: Any) -> Any:
