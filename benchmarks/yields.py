@@ -1,22 +1,34 @@
-"""Verified yield of real recordings: `python -m benchmarks.yields FOLDER [--posterior NAME] [--draws 32] [--write]`.
+"""Verified yield of recordings: `python -m benchmarks.yields FOLDER [--posterior NAME] [--draws 32] [--write]`.
 
 Twenty wells of the plate, five on each of four days, and the network of human iPSC-derived neurons. Ten of the wells
 were aimed at by no round of any shipped table; all others but `demo_table`'s six targets follow. Needs the recordings
 beside the repository. Interrupted, it resumes: each recording leaves a JSON file with its result, and its simulations.
+
+With `--simulated N`, N bursting simulations that the shipped posterior was not trained on in their place, each an
+observation of one window.
 """
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.aimed.judge import held_out
+from benchmarks.aimed.posterior import PER_KIND
+from benchmarks.aimed.posterior import SEED as SPLIT_SEED
 from sbi_circuits.cultures import DAYS
+from sbi_circuits.demo import demo_table
 from sbi_circuits.digests import digest
 from sbi_circuits.ensemble import Ensemble, build_ensemble, observe
+from sbi_circuits.errors import InferenceError
+from sbi_circuits.features import WindowedFeatures
+from sbi_circuits.features.states import FeatureValues, summarise
 from sbi_circuits.inference import Posterior, load_posterior
+from sbi_circuits.inference.shipped import load_card
 from sbi_circuits.readers import read_recording
 from sbi_circuits.table import replace_file
 from sbi_circuits.verification import AGAINST, judge
@@ -35,13 +47,35 @@ def recordings() -> list[tuple[str, Path, str | None]]:
     return [*plate[:8], ("human iPSC network", RECORDINGS / "hipsc_tc75_d41.npz", None), *plate[8:]]
 
 
-def measure(posterior: Posterior, name: str, path: Path, well: str | None, draws: int, folder: Path, workers: int
+def simulated(posterior: Posterior, n: int) -> list[tuple[str, WindowedFeatures]]:
+    """Held-out simulations of the shipped posterior, split off as its card's were.
+
+    Raises:
+        InferenceError: a posterior of another table.
+    """
+    table = demo_table()
+    if load_card("adex_clustered").training["table_digest"] != table.digest:
+        raise InferenceError("the shipped posterior was trained on another table than the one that ships")
+    _, held, kinds = held_out(table, PER_KIND, SPLIT_SEED)
+    rows = np.flatnonzero(kinds == "bursting")[:n]
+    return [(f"simulation {k}", summarise([FeatureValues(held.values[k], held.states[k])])) for k in rows]
+
+
+def observations(posterior: Posterior, n_simulated: int, most: int) -> Iterator[tuple[str, WindowedFeatures]]:
+    """(name, features) of what the yield is asked of."""
+    if n_simulated:
+        yield from simulated(posterior, n_simulated)
+        return
+    for name, path, well in recordings()[:most]:
+        yield name, observe(posterior, read_recording(path, group=well))
+
+
+def measure(posterior: Posterior, name: str, seen: WindowedFeatures, draws: int, folder: Path, workers: int
             ) -> dict[str, Any]:  # fmt: skip
     """Draw, simulate again, judge; read where it was done already."""
     key = digest([name, list(posterior.log), draws])[:12]
     file = folder / f"{key}.json"
     if not file.exists():
-        seen = observe(posterior, read_recording(path, group=well))
         ensemble = build_ensemble(posterior, seen, draws, max_draws=draws, seed=8, workers=workers, progress=False,
                                   folder=folder / "simulations")  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,14 +120,14 @@ def report(found: list[dict[str, Any]], posterior: str) -> str:
     ])  # fmt: skip
 
 
-def main(folder: Path, posterior: str, draws: int, workers: int, most: int, write_it: bool) -> None:
+def main(folder: Path, posterior: str, draws: int, workers: int, most: int, n_simulated: int, write_it: bool) -> None:
     trained, found = load_posterior(posterior), []
-    for name, path, well in recordings()[:most]:
-        found.append(measure(trained, name, path, well, draws, folder, workers))
+    for name, seen in observations(trained, n_simulated, most):
+        found.append(measure(trained, name, seen, draws, folder, workers))
         print(f"{name}: {found[-1]['yield']}, {found[-1]['reach'][:60]}", flush=True)
     text = report(found, posterior)
     print(text)
-    if write_it:
+    if write_it and not n_simulated:
         results = Path(__file__).with_name("RESULTS.md")
         kept = results.read_text(encoding="utf-8").split("\n## ")
         own = [part for part in kept if not part.startswith(HEADING[3:] + "\n")]
@@ -107,6 +141,7 @@ if __name__ == "__main__":
     parser.add_argument("--draws", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--most", type=int, default=21, help="recordings to look at, to try the command")
+    parser.add_argument("--simulated", type=int, default=0, help="so many held-out simulations in place of recordings")
     parser.add_argument("--write", action="store_true", help="into benchmarks/RESULTS.md")
     given = parser.parse_args()
-    main(given.folder, given.posterior, given.draws, given.workers, given.most, given.write)
+    main(given.folder, given.posterior, given.draws, given.workers, given.most, given.simulated, given.write)
