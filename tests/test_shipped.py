@@ -71,7 +71,7 @@ def test_the_card_speaks_of_its_posterior(name: str) -> None:
     assert sum(sum(each.values()) for each in by_proposal) == card.training["simulations"]
     assert sum(card.training["outcomes"].values()) == card.training["simulations"]
     judged = {kind: found["all features"]["rows"] for kind, found in card.coverage.items()}
-    assert judged.pop("all") == sum(judged.values()) >= 200
+    assert judged.pop("all") == sum(judged.values()) >= (200 if name == NAME else 60)
     assert card.weak and name in card.summary() and all(line in card.summary() for line in card.weak)
 
 

@@ -40,5 +40,7 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--from-nothing", action="store_true")
     parser.add_argument("--posteriors", action="store_true")
+    parser.add_argument("--accept-code", action="store_true", help="go on with rounds that other code began")
     given = parser.parse_args()
-    main(given.folder, replace(Settings(), rounds=given.rounds), given.workers, given.from_nothing, given.posteriors)
+    chosen = replace(Settings(), rounds=given.rounds, accept_code=given.accept_code)
+    main(given.folder, chosen, given.workers, given.from_nothing, given.posteriors)

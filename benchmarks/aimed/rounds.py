@@ -65,7 +65,7 @@ def run_round(folder: Path, number: int, kernels: Kernels, settings: Settings, w
         circuit, len(proposal.theta), cells(), settings.protocol, seed=seed, engine=settings.engine, unit=8,
         proposal=proposal, keep_recordings=settings.keep,
     )  # fmt: skip
-    run_campaign(campaign, path, workers=workers)
+    run_campaign(campaign, path, workers=workers, accept_code=settings.accept_code)
     return remeasure(path, channels(), folder / f"round-{number:03d}-channels", workers=workers)
 
 

@@ -37,6 +37,7 @@ class Settings:
         others: simulations of every kind of dynamics (bursting, oscillating, asynchronous) around which it draws too.
         widths: of the kernels, in standard deviations of the nearest simulations; as many draws from each.
         keep: every so many-th recording is kept; features are measured again from them.
+        accept_code: whether to go on with rounds that other code began.
     """
 
     circuit: str = "adex_clustered"
@@ -50,6 +51,7 @@ class Settings:
     others: int = 40
     widths: tuple[float, ...] = (0.25, 0.5)
     keep: int = 1
+    accept_code: bool = False
 
 
 @dataclass(frozen=True)
