@@ -164,8 +164,10 @@ figure
 # ## 3. All cultures of the plate
 #
 # One culture rarely decides. Over many, a parameter that moves with age moves with one sign. The sign test says whether
-# it does, again over all parameters together. It is a statement about the posterior's answers to these recordings:
-# wells share the plate, the medium and the posterior's mistakes.
+# it does, again over all parameters together. Read it with care. It is about the posterior's answers: features of all
+# cultures change alike with age, and a posterior that depends on them at all moves with them, in nearly every parameter,
+# by however little. A sign says which way the answer leans, and the shift how far; neither says that the parameter of the
+# culture moved, as long as the posteriors of both days overlap. Wells share the plate and the posterior's mistakes too.
 
 # %%
 wells = sorted({row.well for row in plate()})[: SIZE.wells]
@@ -236,7 +238,8 @@ else:
 # ## What to take from this
 #
 # The recordings change with age beyond doubt. Which parameters do is known where section 2 says "certain" *and* section
-# 3 finds one sign; everything else is undecided: many configurations give the same bursts (tutorial 05), and
+# 3 finds one sign. When this was written, no single parameter did: the posteriors of days 9 and 23 lean apart in most
+# parameters and overlap in all (benchmarks/RESULTS.md). Many configurations give the same bursts (tutorial 05), and
 # differences between marginals do not see what moves together.
 
 # %%
