@@ -51,7 +51,9 @@ def leg_rhythm() -> None:
     circuit = get_circuit("leg_rhythm")
     protocol = Protocol(2.0, 0.5, Record(counts=False, signals=("E1", "I1")))
     band = {"signal": "E1", "low": 6, "high": 30}
-    features = FeatureSet.of(field={"signal": "E1", "low": 2, "high": 60}, oscillation=band)
+    # Below the second harmonic: up to 60 Hz it was the highest peak in 8 % of configurations near the observed one, and
+    # the frequency of the highest peak then jumped by an octave.
+    features = FeatureSet.of(field={"signal": "E1", "low": 2, "high": 22}, oscillation=band)
     values = {**dict(circuit.defaults), "drive": 330.0, "N_i1_e2": 120.0}
     theta = np.array([values[n] for n in circuit.prior.names])
     (observed,) = simulate(circuit, theta, 8.0, seed=77, warmup=0.5, record=protocol.record, engine="kernel[numba]")

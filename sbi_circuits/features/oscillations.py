@@ -173,12 +173,13 @@ class Oscillation:
 
 def _statistics(cycles: Cycles, duration: float) -> dict[str, float]:
     period, amplitude = cycles.period, cycles.amplitude
+    size = abs(float(amplitude.mean()))
     return {
         "cycle_rate": len(period) / duration,
         "period_mean": float(period.mean()),
         "period_cv": float(period.std() / period.mean()),
         "amplitude_mean": float(amplitude.mean()),
-        "amplitude_cv": float(amplitude.std() / abs(amplitude.mean())),
+        "amplitude_cv": float(amplitude.std()) / size if size > 0 else np.nan,
         "rise_share": float(cycles.rise.mean()),
         "peak_share": float(cycles.above.mean()),
         "monotonicity": float(cycles.monotone.mean()),
