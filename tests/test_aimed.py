@@ -10,6 +10,7 @@ from tiny import tiny_posterior, tiny_table
 from benchmarks.aimed.cultures import measured
 from benchmarks.aimed.judge import held_out, judge, kinds
 from benchmarks.aimed.kernels import Kernels, around, standard_normal
+from benchmarks.aimed.posterior import make
 from benchmarks.aimed.rounds import Candidates, choose, run, targets_of
 from benchmarks.aimed.settings import HELD_OUT_WELLS, Settings, Wanted, channels
 from benchmarks.aimed.tables import table_of
@@ -18,6 +19,7 @@ from sbi_circuits.circuit import Record
 from sbi_circuits.cultures import culture_features, plate
 from sbi_circuits.demo import demo_table
 from sbi_circuits.engines import Protocol
+from sbi_circuits.inference import TrainingConfig, load_card, load_posterior
 from sbi_circuits.inference.train import _split
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.seeds import generator
@@ -150,3 +152,17 @@ def test_windows_of_one_simulation_are_validated_together() -> None:
     assert not set((training // 2).tolist()) & set((validation // 2).tolist())
     alone = np.sort(generator(3, "validation").permutation(600)[:60])  # where all differ: a random choice of rows
     np.testing.assert_array_equal(_split(theta, 0.1, seed=3)[1], alone)
+
+
+def test_a_posterior_and_its_card_are_made_from_a_table(tmp_path: Path) -> None:
+    table = concat([tiny_table()])
+    quick = TrainingConfig(members=1, epochs=2, hidden=16, width=8, importance="none")
+    made = make(table, "toy", tmp_path, quick, per_kind=80, draws=40, made_by="tests")
+    card, posterior = load_card(tmp_path / "toy"), load_posterior(tmp_path / "toy")
+    assert card.to_dict() == made.to_dict() and card.features["families"] == ["isi", "bursts"]
+    assert set(card.calibration) == {"all features", "isi only", "bursts only"} == set(card.coverage["all"])
+    held = card.training["held_out"]
+    assert held == card.coverage["all"]["all features"]["rows"] == 57  # a fifth of each kind
+    # What judges was not trained on.
+    assert card.training["rows"] == sum(posterior.provenance["rows"].values()) == table.counts()["ok"] - held
+    assert any("stand in for the prior" in line for line in card.weak)

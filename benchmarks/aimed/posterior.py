@@ -22,6 +22,11 @@ from sbi_circuits.table import MemoryTable, Table, replace_file
 CONFIG = TrainingConfig(importance="none")
 # With some hundred rows mixtures are too sure: their 50 % intervals held 44 %, those of affine flows 52 %.
 SMALL, FEW = replace(CONFIG, transform="affine"), 2000
+_OF_VIEW = {
+    "cells": "bursts and spectra were measured on all 2000 neurons: those of a recording of few cells are noisier",
+    "channels": "the floor of a spectrum falls with the number of spikes on the channels, which differs between "
+    "recordings and 80 simulated cells",
+}
 PER_KIND, DRAWS, SEED = 100, 300, 8
 LEVEL, POINTS = 0.05, 0.04  # of the tests; how far coverage may be off
 
@@ -71,13 +76,14 @@ def weaknesses(table: MemoryTable, posterior: Posterior, covered: dict[str, Any]
     """Where not to trust it, from its own figures."""
     weight = table.rows.weight[table.rows.outcome == "ok"]
     effective = weight.sum() ** 2 / (weight**2).sum()
-    window = float(table.manifest.protocol["duration"])
+    window, seen = float(table.manifest.protocol["duration"]), table.feature_set
     found = [
         f"{len(posterior.prior)} parameters from {len(weight)} rows: most parameters stay as wide as the prior",
         f"aimed proposals stand in for the prior: the rows, weighed towards the prior, would count as {effective:.0f}; "
         "marginals say where such circuits were found, and are narrower than under the prior",
         f"intervals between bursts longer than {window / 3:.0f} s are hardly seen in windows of {window:g} s",
     ]
+    found += [_OF_VIEW[seen.view]] if "spectrum" in seen.family_slices else []
     for kind, of in covered.items():
         off = [f"{subset} ({100 * (got[0] - float(level)):+.1f} points at {float(level):.0%})" for subset, each in
                of.items() for level, got in each["levels"].items() if abs(got[0] - float(level)) > POINTS]  # fmt: skip
