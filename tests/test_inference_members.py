@@ -11,6 +11,8 @@ from scipy import stats
 from sbi_circuits.errors import InferenceError, UnknownNameError
 from sbi_circuits.features import UNOBSERVED
 from sbi_circuits.inference import Posterior, TrainingConfig, TrainingData, train
+from sbi_circuits.inference.encode import feature_groups, random_drops
+from sbi_circuits.inference.train import _families
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.seeds import generator
 
@@ -128,3 +130,16 @@ def test_settings_that_cannot_be_list_what_can() -> None:
         TrainingConfig(transform="coupling", coordinates="uniform")
     assert TrainingConfig(family="nflows").resolve(1000, 5).transform == "autoregressive"
     assert TrainingConfig().resolve(1000, 5).transform == "mixture"
+
+
+def test_families_that_never_vary_are_not_dropped_in_place_of_those_that_do() -> None:
+    """One family tells something: it loses single features, and is there alone as often as with the others."""
+    names = ("isi.mean", "isi.cv", "bursts.rate", "spectrum.10")
+    ignored = np.array([False, False, True, True])
+    assert _families(names, ignored).max() == 0
+    assert sorted(set(_families(names, ignored[::-1]).tolist())) == [0, 1]
+    assert _families(names, np.zeros(4, dtype=bool)).tolist() == feature_groups(names).tolist()
+    random = torch.Generator().manual_seed(0)
+    lost = random_drops(2000, torch.as_tensor(_families(names, ignored)), 0.65, random)[:, :2]
+    both = float((lost.sum(1) == 2).float().mean())
+    assert 0.65 / 2 - 0.04 < both < 0.65 / 2 + 0.04  # none or one of two is kept, as often

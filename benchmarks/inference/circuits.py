@@ -25,7 +25,7 @@ from sbi_circuits import Campaign, FeatureSet, Protocol, Record, get_circuit, ru
 from sbi_circuits.calibration import Calibration, HeldOut, calibrate
 from sbi_circuits.calibration.uniform import ecdf_band
 from sbi_circuits.demo import demo_table
-from sbi_circuits.inference import TrainingConfig, train
+from sbi_circuits.inference import Posterior, TrainingConfig, train
 from sbi_circuits.table import BaseTable, MemoryTable
 
 CIRCUITS = ("brunel", "adex_clustered")
@@ -68,14 +68,22 @@ def judged(name: str, trained: int, apart: int, folder: Path, workers: int) -> d
     posterior = train(part, TrainingConfig(importance="truncated" if own else "none"), progress=False, seed=0)
     seconds = time.process_time() - started
     print(f"{name}: {len(part)} rows, {seconds:.0f} s; {posterior.log[-1]}", flush=True)
-    families = sorted({feature.split(".")[0] for feature in held.feature_names})
-    subsets = {f: [f] for f in families} | {f"all but {f}": [g for g in families if g != f] for f in families}
-    found = calibrate(posterior, held, local=False, subsets=subsets, seed=0)
+    found = calibrate(posterior, held, local=False, subsets=subsets(posterior), seed=0)
     print(found.summary(), flush=True)
     figures = {"rows": len(part), "train_s": seconds, "gain": posterior.log[-1], "calibration": found.to_dict()}
     figures["ecdf"] = {title: _largest(c) for title, c in {"all": found, **found.subsets}.items()}
     write_json(path, figures)
     return figures
+
+
+def subsets(posterior: Posterior) -> dict[str, list[str]]:
+    """Each family of features alone, and all but it; kinds of features where only one family varies."""
+    names = np.array(posterior.feature_names)[~posterior.encoder.ignored].tolist()
+    families = sorted({name.split(".")[0] for name in names})
+    if len(families) == 1:
+        families = sorted({name.rsplit("_", 1)[0] for name in names})
+    of = {f: [name for name in names if name.startswith((f"{f}.", f"{f}_"))] for f in families}
+    return of | {f"all but {f}": [n for g in families if g != f for n in of[g]] for f in families}
 
 
 def _largest(found: Calibration) -> list[float]:

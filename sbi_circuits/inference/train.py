@@ -75,8 +75,10 @@ def train(
     stored = StoredFeatures.of(encoder, data.values, data.states, in_place=not given).to(device)
     spec = FlowSpec.of(config, len(data.prior), encoder.inputs, encoder.missing)
 
+    groups = torch.as_tensor(_families(data.feature_names, encoder.ignored))
+
     def split(where: str) -> _Split:
-        return _Split(*(_rows(data, stored, weights, part, where) for part in (training, validation)))
+        return _Split(*(_rows(data, stored, groups, weights, part, where) for part in (training, validation)))
 
     if config.coordinates == "auto":
         both = {name: split(name) for name in coordinates.COORDINATES}
@@ -148,11 +150,19 @@ def _row_weights(data: TrainingData, encoder: FeatureEncoder, importance: str) -
     return local_weights(points, weights)
 
 
-def _rows(data: TrainingData, stored: StoredFeatures, weights: np.ndarray, index: np.ndarray, where: str) -> Rows:
+def _families(names: tuple[str, ...], ignored: np.ndarray) -> np.ndarray:
+    """(F,) family of each feature; one of which the network sees nothing is none of its own."""
+    found = np.zeros(len(names), dtype=np.int64)
+    found[~ignored] = feature_groups(tuple(np.array(names)[~ignored]))
+    return found
+
+
+def _rows(
+    data: TrainingData, stored: StoredFeatures, groups: torch.Tensor, weights: np.ndarray, index: np.ndarray, where: str
+) -> Rows:
     z = torch.empty(len(index), len(data.prior))
     for part in row_chunks(*z.shape):
         z[part] = torch.as_tensor(coordinates.to_z(data.prior, data.theta[index[part]], where))
-    groups = torch.as_tensor(feature_groups(data.feature_names))
     chosen, device = torch.as_tensor(weights[index]).float(), stored.values.device
     return Rows(z.to(device), stored.only(index), groups.to(device), chosen.to(device))
 
