@@ -49,10 +49,12 @@ class Scale:
     sizes: tuple[int, ...] = (500, 1000, 2000, 5000, 10000, 20000)
     threads: tuple[int | None, ...] = (None, 128, 256, 512, 1024)
     cells: int = 2000
+    rate_sets: int = 32768
+    rate_s: float = 10.0
 
 
 TINY = Scale(equal=2, equal_s=0.01, check=3, check_s=0.004, draws=3, draws_s=0.004, sizes=(40, 60), threads=(None, 4),
-             cells=60)  # fmt: skip
+             cells=60, rate_sets=3, rate_s=0.004)  # fmt: skip
 
 
 def prepare_process(stand_in: bool) -> None:
@@ -237,6 +239,20 @@ def sizes(scale: Scale, executor: Executor | None) -> list[str]:
     return ["Sizes, check configuration.", "", *table(head, rows)]
 
 
+def rates(scale: Scale) -> list[str]:
+    """Rate circuits of one node, as many parameter sets as a device takes."""
+    from benchmarks import gpu_rates
+
+    compared = min(scale.rate_sets, 64)
+    head, rows, other, equal, about = gpu_rates.rates(scale.rate_sets, scale.rate_s, compared, min(scale.rate_s, 0.5))
+    return [
+        f"Rate circuits, one node, Heun's method with noise, dt 0.1 ms: {about} (target: 10 times VBI's CuPy engine).",
+        "",
+        *table(" | ".join(head), rows),
+        *table(" | ".join(other), equal),
+    ]
+
+
 def resources(scale: Scale) -> list[str]:
     """Registers and local memory of the compiled kernels."""
     from sbi_circuits.engines.cuda_device import SIMULATED
@@ -288,7 +304,7 @@ def main() -> None:
     parser.add_argument("--without-brian2", action="store_true", help="read translations from gpu_circuits.json")
     workers = max((os.cpu_count() or 2) - 2, 1)
     parser.add_argument("--workers", type=int, default=workers, help="1 for this process only")
-    parser.add_argument("--only", default="", help="of: equality, check, draws, sizes")
+    parser.add_argument("--only", default="", help="of: equality, check, draws, sizes, rates, resources")
     options = parser.parse_args()
     stand_in = options.without_brian2 or find_spec("brian2") is None
     prepare_process(stand_in)
@@ -300,6 +316,7 @@ def main() -> None:
             "check": lambda: check(scale, executor),
             "draws": lambda: draws(scale, executor, options.workers),
             "sizes": lambda: sizes(scale, executor),
+            "rates": lambda: rates(scale),
             "resources": lambda: resources(scale),
         }
         chosen = options.only.split(",") if options.only else list(sections)

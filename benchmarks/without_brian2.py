@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from dataclasses import asdict
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path(__file__).with_name("gpu_circuits.json")
 NAMES = ("adex_clustered", "brunel")
+RATES = ("wilson_cowan", "jansen_rit")
 
 
 def export() -> dict[str, Any]:
@@ -26,16 +28,22 @@ def export() -> dict[str, Any]:
     from sbi_circuits import units
     from sbi_circuits.circuit import get_circuit
     from sbi_circuits.engines.kernel_cuda import columns_of
+    from sbi_circuits.engines.rate_program import outputs_of
 
     used: set[str] = set()
     circuits: dict[str, Any] = {}
-    for name in NAMES:
+    for name in (*NAMES, *RATES):
         circuit = get_circuit(name)
         used |= set(re.findall(r"[A-Za-z]\w*", repr(circuit)))
         circuits[name] = {
             precision: [asdict(part) | {"held": sorted(part.held)} for part in columns_of(circuit, single).parts]
             for precision, single in (("single", True), ("double", False))
         }
+        if name in RATES:
+            circuits[name]["outputs"] = {
+                precision: [[o.expression, o.invariants] for o in outputs_of(circuit, single)]
+                for precision, single in (("single", True), ("double", False))
+            }
     factors = {name: float(unit) for name, unit in units.brian2_units().items() if name in used or name == "1"}
     content: dict[str, Any] = json.loads(json.dumps({"units": dict(sorted(factors.items())), "circuits": circuits}))
     return content
@@ -49,7 +57,7 @@ def load() -> None:
     _stand_in_for_errors()
     from sbi_circuits import circuit as circuits
     from sbi_circuits import units
-    from sbi_circuits.engines import coupling, translate
+    from sbi_circuits.engines import coupling, rate_program, translate
 
     units.brian2_units = lambda: content["units"]
     circuits.check_circuit = lambda circuit: None
@@ -61,10 +69,16 @@ def load() -> None:
         lists = {k: tuple(v) for k, v in part.items() if isinstance(v, list) and k not in statements}
         return translate.Translation(**{**part, **lists, **statements, "held": frozenset(part["held"])})
 
+    def outputs(circuit: Any, reorder: bool) -> tuple[rate_program.Output, ...]:
+        kept = content["circuits"][circuit.name].get("outputs", {}).get("single" if reorder else "double", [])
+        return tuple(rate_program.Output(r, e, tuple(k)) for r, (e, k) in zip(circuit.readouts, kept, strict=True))
+
     translate.translate, coupling.couplings = found, lambda circuit, reorder: {}
+    rate_program.translate, rate_program.couplings = found, coupling.couplings
+    rate_program.outputs_of = cache(outputs)
     for name in ("priors", "simulators"):
         _package(f"sbi_circuits.{name}", ROOT / name / "__init__.py")
-    for name in NAMES:
+    for name in (*NAMES, *RATES):
         circuits.register(_package(f"sbi_circuits.simulators.{name}", ROOT / "simulators" / f"{name}.py").circuit())
 
 
