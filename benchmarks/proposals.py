@@ -30,7 +30,7 @@ from sbi_circuits.ensemble import observe
 from sbi_circuits.features import FeatureSet
 from sbi_circuits.gradients import GradientProposal, Target, gradient_proposal, with_prior_part
 from sbi_circuits.gradients.smooth import smooth_names
-from sbi_circuits.inference import train
+from sbi_circuits.inference import TrainingConfig, train
 from sbi_circuits.table import concat
 
 SHARE = 0.2
@@ -38,13 +38,20 @@ SHARE = 0.2
 
 @dataclass(frozen=True)
 class Sizes:
-    """Simulations of both rounds, draws that judge a posterior, draws that are refined and steps of it."""
+    """Simulations of both rounds, draws that judge a posterior, draws that are refined and steps of it; members of each
+    posterior and epochs of their training, 0 for those derived from the number of rows."""
 
     first: int
     second: int
     judged: int
     refined: int
     steps: int
+    members: int = 0
+    epochs: int = 0
+
+    @property
+    def config(self) -> TrainingConfig:
+        return TrainingConfig(members=self.members, epochs=self.epochs)
 
 
 class World:
@@ -55,7 +62,7 @@ class World:
         self.circuit: Circuit = register(case.circuit())
         self.features = FeatureSet((case.field(),))
         self.first = self.table(None, sizes.first, 0)
-        self.before = train(self.first, seed=0)
+        self.before = train(self.first, sizes.config, seed=0)
         values = {**dict(self.circuit.defaults), **dict(case.truth)}
         self.truth = np.array([values[n] for n in self.circuit.prior.names])
         (found,) = get_engine("kernel[numba]").run_batch(self.circuit, self.truth[None], case.protocol(), 77, [0])
@@ -94,7 +101,7 @@ class World:
 
     def judge(self, label: str, tables: list[Any], number: int, proposed: str) -> str:
         """One row: the posterior trained on some tables, by simulations of its draws."""
-        posterior = self.before if len(tables) == 1 else train(concat(tables), seed=0)
+        posterior = self.before if len(tables) == 1 else train(concat(tables), self.sizes.config, seed=0)
         apart = self.near(posterior(self.x).sample(self.sizes.judged, seed=5), 6)
         ensemble = posterior.ensemble(self.x, n=40, max_draws=40, seed=0, engine="kernel[numba]")
         verified = f"{int(ensemble.verified.sum())} of {len(ensemble.theta)}"
@@ -128,10 +135,12 @@ def compare(case: Case, sizes: Sizes, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=[c.name for c in CASES])
-    for name, value in (("first", 1000), ("second", 1500), ("judged", 500), ("refined", 8), ("steps", 8)):
+    for name, value in (("first", 1000), ("second", 1500), ("judged", 500), ("refined", 8), ("steps", 8),
+                        ("members", 0), ("epochs", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
     chosen = parser.parse_args()
-    sizes = Sizes(chosen.first, chosen.second, chosen.judged, chosen.refined, chosen.steps)
+    sizes = Sizes(chosen.first, chosen.second, chosen.judged, chosen.refined, chosen.steps, chosen.members,
+                  chosen.epochs)  # fmt: skip
     print(f"{sizes}; {date.today()}, {os.cpu_count()} logical processors.\n")
     print("| circuit | second round | its simulations | distance of what it simulates | of draws afterwards | as near "
           "as the truth's median | verified | log density of the truth, nats |\n"
