@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sbi_circuits.errors import InferenceError, UnknownNameError
-from sbi_circuits.inference.save import MANIFEST
+from sbi_circuits.inference.save import FORMAT
 
 FOLDER = Path(str(files("sbi_circuits.data").joinpath("posteriors")))
 CARD = "card.json"
@@ -25,7 +25,7 @@ def shipped_posteriors() -> tuple[str, ...]:
         >>> "adex_clustered" in shipped_posteriors()
         True
     """
-    return tuple(sorted(path.parent.name for path in FOLDER.glob(f"*/{MANIFEST}")))
+    return tuple(sorted(path.parent.name for path in FOLDER.glob(f"*/{FORMAT.manifest}")))
 
 
 def posterior_folder(name_or_folder: str | Path) -> Path:
@@ -100,7 +100,7 @@ def load_card(name_or_folder: str | Path) -> Card:
     path = posterior_folder(name_or_folder) / CARD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        weights = json.loads((path.parent / MANIFEST).read_text(encoding="utf-8"))["weights_sha256"]
+        weights = json.loads((path.parent / FORMAT.manifest).read_text(encoding="utf-8"))["weights_sha256"]
         if content.pop("schema") != SCHEMA:
             raise InferenceError(f"{path} has not schema {SCHEMA}, the one this version reads")
         card = Card(**content | {"weak": tuple(content["weak"])})
