@@ -45,6 +45,7 @@ from sbi_circuits import (
     run_campaign,
     simulate,
     train,
+    with_lfp,
 )
 from sbi_circuits.engines.torch_engine import TorchEngine
 from sbi_circuits.features.field import Field
@@ -185,3 +186,22 @@ signals = TorchEngine("double", "cpu").signals(column, theta, short, 0, [0], seg
 signals["field"].std().backward()
 for p, slope in zip(column.prior.parameters, theta.grad[0], strict=True):
     print(f"d (standard deviation of the field) / d {p.name}: {float(slope):.3g} mV per {p.unit}")
+
+# %% [markdown]
+# `gradient_proposal` (in `sbi_circuits.gradients`) goes one step further: the next round of simulations is drawn from
+# normals around refined configurations, as wide as their gradients say, with exact importance weights.
+# `benchmarks/RESULTS.md` says what a round of them is worth beside one of plain draws.
+#
+# ## The field of a network that spikes
+#
+# `with_lfp` adds a proxy: the synaptic currents of excitatory cells, AMPA 6 ms before less 1.65 GABA, summed while the
+# kernel runs (Mazzoni et al. 2015). It assumes that these currents make the field, and that all cells add alike.
+
+# %%
+network = with_lfp(get_circuit("adex_clustered"))
+kept = Record(spikes=100, signals=("lfp", "ampa", "gaba"))
+(spiking,) = simulate(network, network.default_theta(), 1.2 if SMALL else 10.0, seed=1, warmup=0.3, record=kept)
+signal_plot(spiking.recording, window=(0.3, 1.3))
+
+# %%
+field_spectrum_plot(spiking.recording, "lfp", high=100)
