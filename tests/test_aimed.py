@@ -10,9 +10,9 @@ from tiny import tiny_posterior, tiny_table
 from benchmarks.aimed.cultures import measured
 from benchmarks.aimed.judge import held_out, judge, kinds
 from benchmarks.aimed.kernels import Kernels, around, standard_normal
-from benchmarks.aimed.posterior import make
+from benchmarks.aimed.posterior import PER_KIND, SEED, make
 from benchmarks.aimed.rounds import Candidates, choose, run, targets_of
-from benchmarks.aimed.settings import HELD_OUT_WELLS, Settings, Wanted, channels
+from benchmarks.aimed.settings import HELD_OUT_WELLS, TABLES, Settings, Wanted, channels
 from benchmarks.aimed.tables import table_of
 from sbi_circuits.calibration import HeldOut
 from sbi_circuits.circuit import Record
@@ -26,6 +26,7 @@ from sbi_circuits.seeds import generator
 from sbi_circuits.table import MemoryTable, Table, concat
 from sbi_circuits.table_rows import rows_equal
 
+KEPT = Path(__file__).resolve().parents[1] / "benchmarks" / "aimed" / "kept"
 PRIOR = Prior(tuple(Parameter(name, "1", 0, 1) for name in "abc"))
 
 
@@ -166,3 +167,18 @@ def test_a_posterior_and_its_card_are_made_from_a_table(tmp_path: Path) -> None:
     # What judges was not trained on.
     assert card.training["rows"] == sum(posterior.provenance["rows"].values()) == table.counts()["ok"] - held
     assert any("stand in for the prior" in line for line in card.weak)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_behind_the_posteriors_are_kept(name: str) -> None:
+    table, training = Table.load_file(KEPT / f"{name}.parquet"), load_card(name).training
+    assert table.digest == training["table_digest"] and table.counts()["ok"] == training["rows"] + _windows_held(
+        table, name
+    )
+    assert table.feature_set == TABLES[name].features
+    assert table.manifest.protocol["duration"] == TABLES[name].window_s == load_card(name).features["window_s"]
+
+
+def _windows_held(table: MemoryTable, name: str) -> int:
+    rest, _, _ = held_out(table, PER_KIND, SEED)
+    return table.counts()["ok"] - rest.counts()["ok"]
