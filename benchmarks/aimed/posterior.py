@@ -1,7 +1,7 @@
 """Train a posterior, judge it, and write it with its card: `python -m benchmarks.aimed.posterior TABLE --name NAME`.
 
-TABLE is a table as one Parquet file (`shipped` for that of the package; those behind what ships are in `kept/`). Some simulations of every kind of dynamics
-are kept from training and judge it.
+TABLE is a table as one Parquet file: `shipped` for that of the package; those behind what ships are in `kept/`. Some
+simulations of every kind of dynamics are kept from training and judge it.
 """
 
 import argparse
