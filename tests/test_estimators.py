@@ -29,7 +29,7 @@ from sbi_circuits.inference import TrainingData
 from sbi_circuits.seeds import generator
 from sbi_circuits.table import MemoryTable
 
-CONFIGS = {
+CONFIGS: dict[str, LikelihoodConfig | RatioConfig] = {
     "likelihood": LikelihoodConfig(members=2, hidden=32, epochs=15, components=3),
     "ratio": RatioConfig(members=2, hidden=48, epochs=30, contrasts=7),
 }
