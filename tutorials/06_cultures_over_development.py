@@ -165,9 +165,10 @@ figure
 #
 # One culture rarely decides. Over many, a parameter that moves with age moves with one sign. The sign test says whether
 # it does, again over all parameters together. Read it with care. It is about the posterior's answers: features of all
-# cultures change alike with age, and a posterior that depends on them at all moves with them, in nearly every parameter,
-# by however little. A sign says which way the answer leans, and the shift how far; neither says that the parameter of the
-# culture moved, as long as the posteriors of both days overlap. Wells share the plate and the posterior's mistakes too.
+# cultures change alike with age, and a posterior that depends on them at all moves with them, in nearly every
+# parameter, by however little. A sign says which way the answer leans, and the shift how far; neither says that the
+# culture's parameter moved, as long as the posteriors of both days overlap. Wells share the plate and the posterior's
+# mistakes too.
 
 # %%
 wells = sorted({row.well for row in plate()})[: SIZE.wells]
