@@ -30,7 +30,7 @@ def observed(random: np.random.Generator, windows: int, states: np.ndarray | Non
 def verdict(seed: int, windows: int, members: int, shift: float = 0.0, tails: bool = False) -> Judgement:
     """Members that are the observed circuit itself, or it with the first feature shifted by so many sd."""
     random = generator(seed, "verdict")
-    shape = (members, RULE.repeats, F)
+    shape = (members, 2, F)
     noise = random.standard_t(4, shape) / np.sqrt(2) if tails else random.standard_normal(shape)
     values = SD * noise
     values[..., 0] += shift * SD
