@@ -12,9 +12,8 @@ PACKAGE = "sbi_circuits"
 ORDER = (
     "data", "errors", "digests", "units", "seeds", "prior", "circuit", "recording", "readers",
     "engines", "simulation", "features", "cultures", "observation_file", "table", "campaign", "inference",
-    "verification", "ensemble", "aimed_round", "results", "calibration", "comparison", "estimators", "gradients", "subspace",
-    "connectome", "plots",
-    "report", "demo", "cli",
+    "verification", "ensemble", "aimed_round", "results", "calibration", "comparison", "estimators", "gradients",
+    "subspace", "connectome", "plots", "report", "demo", "cli",
 )  # fmt: skip
 PARTS = {  # modules that one layer is split into
     "circuit_checks": "circuit", "circuit_composites": "circuit", "circuit_fields": "circuit",
@@ -22,10 +21,10 @@ PARTS = {  # modules that one layer is split into
     "circuit_stimuli": "circuit", "circuit_values": "circuit", "cli_calibrate": "cli", "cli_campaign": "cli",
     "cli_circuits": "cli", "cli_connectome": "cli", "cli_features": "cli", "cli_infer": "cli",
     "cli_simulate": "cli", "cli_subspace": "cli", "cli_table": "cli",
-    "projection_checks": "circuit", "recording_concerns": "recording", "report_page": "report", "table_compact": "table",
-    "table_digest": "table", "table_export": "table", "table_files": "table", "table_info": "table",
-    "table_parts": "table", "table_recordings": "table", "table_rows": "table", "verification_spread": "verification",
-    "wiring_rules": "circuit",
+    "projection_checks": "circuit", "recording_concerns": "recording", "report_page": "report",
+    "table_compact": "table", "table_digest": "table", "table_export": "table", "table_files": "table",
+    "table_info": "table", "table_parts": "table", "table_recordings": "table", "table_rows": "table",
+    "verification_spread": "verification", "wiring_rules": "circuit",
 }  # fmt: skip
 ZOO = ("simulators", "priors")
 COMPOSITION = ("__init__", "__main__")  # stand above every layer
