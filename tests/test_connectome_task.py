@@ -217,8 +217,8 @@ def test_tuning_informs_shared_parameters_and_tuning_of_others_does_not() -> Non
     fly = visual_system(2)
     network, models = RateNetwork.of(fly), published_models().take([0])
     features = CurveFeatures(("T4c",), dt=0.01, settle=0.5)
-    data = simulate_shared(network, fly.lattice, models, NAMES, features, 250, seed=1)
-    assert data.rows + data.provenance["outcomes"]["diverged"] == 250 and data.feature_names == features.names
+    data = simulate_shared(network, fly.lattice, models, NAMES, features, 500, seed=1)
+    assert data.rows + data.provenance["outcomes"]["diverged"] == 500 and data.feature_names == features.names
     again = simulate_shared(network, fly.lattice, models, NAMES, features, 55, seed=1)
     assert np.array_equal(again.theta, data.theta[: len(again.theta)])
     config = TrainingConfig(members=1, epochs=25, hidden=24, layers=1, transform="coupling")
