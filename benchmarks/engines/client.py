@@ -17,6 +17,7 @@ from sbi_circuits.engines import ENGINES
 TOP = Path(__file__).resolve().parents[2]
 RUNTIME, STANDALONE, NEST = "brian2 runtime", "brian2 standalone", "nest"
 KERNEL = "kernel[numba]"
+PUBLISHED = "brian2 as published"
 CUDA = "kernel[cuda]"
 
 
@@ -78,7 +79,7 @@ def missing(engine: str) -> str:
     """Why an engine cannot be timed here; empty where it can."""
     if engine == NEST:
         return "" if available() else MISSING
-    if engine in (RUNTIME, STANDALONE):
+    if engine in (RUNTIME, STANDALONE, PUBLISHED):
         return ""
     if engine not in ENGINES:
         return "not an engine of this version"

@@ -1,0 +1,85 @@
+"""The clustered network in Brian2's runtime mode, put together as its authors do for each simulation.
+
+What they publish is a function that draws the wiring with NumPy, makes every group, synapse and monitor anew, and runs
+the network in Brian2's runtime mode (Gao et al. 2024, bioRxiv 2024.08.21.608969). This is that route in our words: the
+same objects, one after another, with their numbers in the namespaces. What a user waits for is all of it.
+"""
+
+from typing import Any
+
+import brian2
+import numpy as np
+from brian2 import Hz, ms, mV, nS, pA, pF, second
+
+_CELLS, _EXCITATORY, _SOURCES = 2000, 0.8, 500
+_EQUATIONS = """
+dv/dt = (-g_L*(v - v_rest) + g_L*delta_T*exp((v - v_thresh)/delta_T) - w + I)/C : volt (unless refractory)
+dw/dt = (a*(v - v_rest) - w)/tau_w : amp
+dge/dt = -ge/tau_ge : siemens
+dgi/dt = -gi/tau_gi : siemens
+I = I_bias + ge*(E_ge - v) + gi*(E_gi - v) : amp
+"""
+_CELL = {
+    "C": 200 * pF, "g_L": 10 * nS, "v_rest": -65 * mV, "v_thresh": -50 * mV, "v_cut": -40 * mV, "v_reset": -65 * mV,
+    "delta_T": 2 * mV, "a": 4 * nS, "b": 20 * pA, "tau_w": 500 * ms, "I_bias": 0 * pA, "E_ge": 0 * mV,
+    "E_gi": -80 * mV, "tau_ge": 5 * ms, "tau_gi": 5 * ms, "Q_ge": 1 * nS, "Q_gi": 5 * nS,
+}  # fmt: skip
+_CLUSTERS, _WITHIN, _BETWEEN, _STRONGER = 10, 0.12, 0.04, 1.2
+_PATHWAYS = (("exc", "inh", 0.05, "ge"), ("inh", "exc", 0.1, "gi"), ("inh", "inh", 0.1, "gi"))
+
+
+def build(seed: int) -> tuple[brian2.Network, brian2.SpikeMonitor]:
+    """The network at the check configuration, and the monitor of its excitatory cells."""
+    brian2.seed(seed)
+    random = np.random.RandomState(seed)
+    brian2.defaultclock.dt = 0.2 * ms
+    excitatory = int(_EXCITATORY * _CELLS)
+    sizes = {"exc": excitatory, "inh": _CELLS - excitatory}
+    groups = {name: _cells(name, size, random) for name, size in sizes.items()}
+    inputs = [_drive(groups["exc"][: int(0.9 * excitatory)], 2), _drive(groups["inh"], 1)]
+    synapses = _clustered(groups["exc"], random)
+    for source, target, share, variable in _PATHWAYS:
+        effect = f"{variable}_post += Q_{variable}"
+        synapses.append(_synapses(f"{source}_{target}", groups[source], groups[target], effect, _CELL))
+        synapses[-1].connect("i != j", p=share)
+    monitors = [brian2.SpikeMonitor(group[: len(group)], name=f"{name}_spikes") for name, group in groups.items()]
+    return brian2.Network(list(groups.values()), inputs, synapses, monitors), monitors[0]
+
+
+def run(seed: int, duration: float) -> float:
+    """Build and simulate some seconds; returns the rate of the excitatory cells, Hz."""
+    network, monitor = build(seed)
+    network.run(duration * second, namespace={})
+    return float(monitor.num_spikes / (_EXCITATORY * _CELLS) / duration)
+
+
+def _cells(name: str, size: int, random: Any) -> brian2.NeuronGroup:
+    group = brian2.NeuronGroup(
+        size, _EQUATIONS, threshold="v > v_cut", reset="v = v_reset; w += b", refractory=5 * ms, method="euler",
+        namespace=dict(_CELL), name=f"{name}_cells",
+    )  # fmt: skip
+    group.v = _CELL["v_rest"] + random.randn(size) * 4 * mV
+    return group
+
+
+def _drive(target: Any, rate: float) -> brian2.PoissonInput:
+    return brian2.PoissonInput(target, "ge", _SOURCES, rate * Hz, weight=1 * nS)
+
+
+def _synapses(name: str, source: Any, target: Any, effect: str, values: dict[str, Any]) -> brian2.Synapses:
+    return brian2.Synapses(source, target, on_pre=effect, delay=0 * ms, namespace=values, name=f"{name}_synapses")
+
+
+def _clustered(group: brian2.NeuronGroup, random: Any) -> list[brian2.Synapses]:
+    """Pairs that share a label connect more often and more strongly; every pair is listed, as published."""
+    labels = random.randint(_CLUSTERS, size=(len(group), 2))
+    shared = (labels[:, None] == labels[None]).any(2)
+    made = []
+    for name, pairs, share, factor in (("in", shared, _WITHIN, _STRONGER), ("out", ~shared, _BETWEEN, 1.0)):
+        i, j = pairs.nonzero()
+        i, j = i[i != j], j[i != j]
+        chosen = np.sort(random.choice(len(i), int(np.ceil(share * len(i))), replace=False))
+        values = {f"Q_{name}": factor * _CELL["Q_ge"]}
+        made.append(_synapses(f"exc_exc_{name}", group, group, f"ge_post += Q_{name}", values))
+        made[-1].connect(i=i[chosen], j=j[chosen])
+    return made
