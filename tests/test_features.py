@@ -18,7 +18,7 @@ from sbi_circuits.units import unit_scale
 BAND = {"low": 1.0, "high": 100.0, "step": 1.0}
 
 
-VALID = "bursts, field, isi, oscillation, pair, spectrum"
+VALID = "bursts, counts, field, isi, oscillation, pair, spectrum"
 
 
 def everything(view: str = "cells", relative: bool = False, **options: int) -> FeatureSet:
@@ -387,7 +387,7 @@ def test_names_are_unique_and_units_are_known() -> None:
     assert [unit_scale(u) > 0 for u in features.units] == [True] * features.width
     for name, where in features.family_slices.items():
         assert {n.split(".")[0] for n in features.names[where]} == {name}
-    fields = {"field", "oscillation", "pair"}  # their own tests: test_field_features.py
+    fields = {"field", "oscillation", "pair", "counts"}  # their own tests: test_field_features.py, test_counts.py
     assert list(features.family_slices) == [name for name in FAMILIES if name not in fields]
 
 

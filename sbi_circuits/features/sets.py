@@ -10,6 +10,7 @@ import numpy as np
 from sbi_circuits.digests import digest
 from sbi_circuits.errors import FeatureError, UnknownNameError
 from sbi_circuits.features.bursts import Bursts
+from sbi_circuits.features.counts import Counts
 from sbi_circuits.features.field import Field
 from sbi_circuits.features.field_pairs import FieldPair
 from sbi_circuits.features.isi import Intervals
@@ -44,7 +45,8 @@ class Family(Protocol):
     def measure(self, recording: Recording) -> FeatureValues: ...
 
 
-FAMILIES: dict[str, type] = {kind.name: kind for kind in (Intervals, Bursts, Spectrum, Field, Oscillation, FieldPair)}
+_KINDS = (Intervals, Bursts, Spectrum, Counts, Field, Oscillation, FieldPair)
+FAMILIES: dict[str, type] = {kind.name: kind for kind in _KINDS}
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,16 @@ class FeatureSet:
         """
         require(window_s > 0, f"the window must be longer than 0 s, got {window_s:g}")
         seen = self._seen(recording, seed)
-        return summarise([self._measure(part) for part in _windows(seen, window_s)])
+        return self._timed(summarise([self._measure(part) for part in _windows(seen, window_s)]))
+
+    def _timed(self, found: WindowedFeatures) -> WindowedFeatures:
+        """The same with the first window in place of the mean, where features follow the time within a window."""
+        values, states = found.values.copy(), found.states.copy()
+        for family in self.families:
+            if getattr(family, "timed", False):
+                where = self.family_slices[family.name]
+                values[where], states[where] = found.window_values[0, where], found.window_states[0, where]
+        return replace(found, values=values, states=states)
 
     def _seen(self, recording: Recording, seed: int) -> Recording:
         if self.view == "channels" and recording.unit_kind == "cell":
