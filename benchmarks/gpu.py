@@ -243,13 +243,18 @@ def rates(scale: Scale) -> list[str]:
     """Rate circuits of one node, as many parameter sets as a device takes."""
     from benchmarks import gpu_rates
 
-    compared = min(scale.rate_sets, 64)
-    head, rows, other, equal, about = gpu_rates.rates(scale.rate_sets, scale.rate_s, compared, min(scale.rate_s, 0.5))
+    compared, duration = min(scale.rate_sets, 64), min(scale.rate_s, 0.5)
+    head, rows = gpu_rates.rates(scale.rate_sets, scale.rate_s)
+    against, about = gpu_rates.peer(rows, scale.rate_sets, scale.rate_s)
     return [
-        f"Rate circuits, one node, Heun's method with noise, dt 0.1 ms: {about} (target: 10 times VBI's CuPy engine).",
+        f"Rate circuits, one node, Heun's method with noise, dt 0.1 ms: {scale.rate_sets} parameter sets of "
+        f"{scale.rate_s:g} s, preparation and recordings included, compiling not.",
         "",
         *table(" | ".join(head), rows),
-        *table(" | ".join(other), equal),
+        *table(" | ".join(gpu_rates.EQUALITY), gpu_rates.equality(compared, duration)),
+        about,
+        "",
+        *(table(" | ".join(gpu_rates.PEER), against) if against else []),
     ]
 
 

@@ -3,15 +3,20 @@
     python -m benchmarks.rates --vbi /path/to/a/python/with/vbi [--write]
 
 Wilson-Cowan and Jansen-Rit, one node, 10 s at dt 0.1 ms with Heun's method and noise, the signal kept at 1000 Hz.
-VBI (0.4.4) runs in a Python of its own, because it wants other packages; each side is timed in processor seconds for
+VBI (0.4.4) may run in a Python of its own, because it wants other packages; each side is timed in processor seconds for
 each parameter set, after a run that compiles. Both integrate the same equations: in the same run one simulation
 without noise is compared, sample by sample.
+
+What a core could do at most is counted as in `benchmarks/engines/limits.py`: the arithmetic of the update that the
+kernel is generated from, 19 operations for an exponential, and 199 for each noise term (120 integer operations for
+a block of Philox, of which one node uses two words, and 79 for the logarithm, root, sine and cosine); integer and
+single-precision vector operations at the same rate. The state stays in the first cache, and a sample written every
+tenth step is nothing beside the arithmetic, so that bandwidth is no limit.
 """
 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from datetime import date
@@ -21,13 +26,17 @@ from time import process_time
 
 import numpy as np
 
+from benchmarks.engines.limits import REFRACTORY_TEST, operations
+from benchmarks.engines.machine import description, measure_peaks
 from sbi_circuits.circuit import Circuit, Record, get_circuit
 from sbi_circuits.engines import Protocol
 from sbi_circuits.engines.rate_numba import CompiledEngine
+from sbi_circuits.engines.rate_program import rate_program
 from sbi_circuits.engines.torch_engine import TorchEngine
 
 DURATION, DT, REPEATS = 10.0, 1e-4, 3
 SIGNALS = {"wilson_cowan": "E", "jansen_rit": "field"}
+NORMAL = 199  # operations of a normal number, see above
 RESULTS = Path(__file__).with_name("RESULTS.md")
 TITLE = "## Rate circuits"
 
@@ -68,7 +77,10 @@ def vbi_times(python: str) -> dict[str, dict[str, object]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     line = [python, "-c", VBI, str(DURATION), str(DT), str(REPEATS)]
-    out = subprocess.run(line, check=True, capture_output=True, text=True, env=environment, cwd="/")
+    out = subprocess.run(line, capture_output=True, text=True, env=environment, cwd="/")
+    if out.returncode:
+        reason = (out.stderr.strip().splitlines() or ["no message"])[-1]
+        sys.exit(f"VBI did not run in {python} ({reason}); pip install vbi==0.4.4 there, or name another with --vbi")
     found = [json.loads(text) for text in out.stdout.splitlines() if text.startswith("{")]
     return {entry["name"]: entry for entry in found}
 
@@ -98,12 +110,19 @@ def quiet_signal(circuit: Circuit) -> np.ndarray:
     return recording.signals[SIGNALS[circuit.name]].values[0]
 
 
+def least_ms(circuit: Circuit, operations_per_s: float) -> float:
+    """Least milliseconds of one core for a parameter set, by counted operations."""
+    (part,) = rate_program(circuit, True, "kernel[numba]").parts
+    counted = operations(part) - REFRACTORY_TEST + NORMAL * len(part.noise)
+    return 1e3 * counted * DURATION / DT / operations_per_s
+
+
 def measure(python: str, sets: int, torch_sets: int) -> str:
     """The table of one run."""
-    theirs = vbi_times(python)
+    theirs, peak = vbi_times(python), measure_peaks().operations
     lines = ["| circuit | engine | ms per parameter set, median (minimum) | VBI takes longer by |",
              "| --- | --- | --- | --- |"]  # fmt: skip
-    same = []
+    same, limits = [], []
     for name in SIGNALS:
         circuit, entry = get_circuit(name), theirs[name]
         reference = np.array(entry["seconds"])
@@ -117,16 +136,23 @@ def measure(python: str, sets: int, torch_sets: int) -> str:
             ("kernel[numba], double", CompiledEngine("double"), sets, REPEATS),
             ("torch, double", TorchEngine("double", "cpu"), torch_sets, 1),
         ]
-        lines += [_row(name, label, np.array(own_times(circuit, e, n, r)), reference) for label, e, n, r in engines]
+        times = [np.array(own_times(circuit, e, n, r)) for _, e, n, r in engines]
+        lines += [_row(name, label, t, reference) for (label, *_), t in zip(engines, times, strict=True)]
+        least = least_ms(circuit, peak)
+        limits.append(f"{name} {least:.3g} ms, of which the kernel takes {1e3 * np.median(times[0]) / least:.1f} times "
+                      f"as long ({1e-1 * least / np.median(times[0]):.0f} % of the limit)")  # fmt: skip
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     about = (
         f"One node, {DURATION:g} s at dt {1e3 * DT:g} ms, Heun's method with noise, signal at 1000 Hz, one core; "
         f"{sets} parameter sets (torch {torch_sets}), preparation and recordings included, compiling not. Processor "
         f"time, {REPEATS} repeats (torch 1). Largest difference of the two projects' signals without noise, relative: "
-        f"{', '.join(same)}. {date.today()}, {platform.machine()}, {os.cpu_count()} logical processors; Python "
-        f"{platform.python_version()}, numba {version('numba')}, torch {version('torch')}; load average {load}."
+        f"{', '.join(same)}. {date.today()}, {description()}, torch {version('torch')}; load average {load}."
     )
-    return f"{about}\n\n" + "\n".join(lines)
+    limit = (
+        f"Limit of one core in single precision ({peak / 1e9:.0f} Gop/s measured, operations counted in "
+        f"`benchmarks/rates.py`): {'; '.join(limits)}."
+    )
+    return f"{about}\n\n" + "\n".join(lines) + f"\n\n{limit}"
 
 
 def _row(name: str, engine: str, seconds: np.ndarray, reference: np.ndarray) -> str:
@@ -149,8 +175,8 @@ def write_part(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vbi", default=sys.executable, help="a Python that has vbi==0.4.4")
-    parser.add_argument("--sets", type=int, default=1024)
-    parser.add_argument("--torch-sets", type=int, default=256)
+    parser.add_argument("--sets", type=int, default=2048)
+    parser.add_argument("--torch-sets", type=int, default=1024)
     parser.add_argument("--write", action="store_true", help="into benchmarks/RESULTS.md")
     chosen = parser.parse_args()
     text = measure(chosen.vbi, chosen.sets, chosen.torch_sets)

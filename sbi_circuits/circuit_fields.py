@@ -9,8 +9,8 @@ from sbi_circuits.errors import CircuitError, UnknownNameError
 if TYPE_CHECKING:
     from sbi_circuits.circuit import Circuit
 
-# Mazzoni et al. 2015: delay of the AMPA currents, and weight of the GABA currents against them.
-AMPA_DELAY, GABA_WEIGHT = 6e-3, 1.65
+# Mazzoni et al. 2015, the weighted sum of fixed coefficients: delays of both currents, s, and the weight of GABA's.
+AMPA_DELAY, GABA_DELAY, GABA_WEIGHT = 6e-3, 0.0, 1.65
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,21 @@ def with_lfp(
     circuit: "Circuit", population: str = "exc", *, ampa: str = "g_e*(E_ge - v)", gaba: str = "g_i*(E_gi - v)",
     unit: str = "pA", over: str = "mean",
 ) -> "Circuit":  # fmt: skip
-    """The circuit with an LFP proxy: the reference weighted sum of Mazzoni et al. 2015.
+    """The circuit with an LFP proxy: the reference weighted sum (RWS) of Mazzoni et al. 2015.
 
-    lfp(t) = I_AMPA(t - 6 ms) - 1.65 I_GABA(t), each summed over the excitatory cells, depolarising currents positive
-    (Mazzoni et al. 2015, PLoS Comput Biol 11:e1004584; they normalise it, and so do features with `relative`). It
-    stands for the potential that pyramidal cells with parallel dendrites make, and assumes that the synaptic
-    currents of all of them add alike, that other cells and other currents add nothing, and that where synapses sit on
-    the dendrite is in the delay and the weight. It was fitted to networks whose rates are those of awake cortex.
+    lfp(t) = I_AMPA(t - 6 ms) - 1.65 I_GABA(t - 0 ms), each summed over the excitatory cells (Mazzoni et al. 2015, PLoS
+    Comput Biol 11:e1004584; they normalise it, and so do features with `relative`). Depolarising currents are positive:
+    as long as GABA hyperpolarises, its current is negative, and the sum is |I_AMPA| + 1.65 |I_GABA|, both on one side
+    because an inward current at the apical dendrite and an outward one at the soma make the same dipole.
+
+    It stands for the potential beside pyramidal cells with parallel dendrites, away from the depth where the dipole
+    turns over, and assumes that
+
+    - the synaptic currents of all excitatory cells add alike, wherever they are;
+    - excitatory synapses sit on apical dendrites and inhibitory ones near somata, which is in the delay and the weight;
+    - other cells, other currents and spikes add nothing.
+
+    The values were fitted to one network of integrate-and-fire cells; they are not fitted to this circuit.
 
     Args:
         circuit: any circuit.
@@ -95,5 +103,5 @@ def with_lfp(
         Readout("gaba", population, gaba, unit, over, "inhibitory synaptic current"),
     )
     title = "LFP proxy: AMPA currents 6 ms before less 1.65 GABA currents of excitatory cells (Mazzoni et al. 2015)"
-    proxy = FieldProxy("lfp", (("ampa", 1.0, AMPA_DELAY), ("gaba", -GABA_WEIGHT, 0.0)), unit, title)
+    proxy = FieldProxy("lfp", (("ampa", 1.0, AMPA_DELAY), ("gaba", -GABA_WEIGHT, GABA_DELAY)), unit, title)
     return replace(circuit, readouts=(*circuit.readouts, *currents), proxies=(*circuit.proxies, proxy))

@@ -45,6 +45,7 @@ from tests.cuda_simulator import PATCHED
 from tests.scenarios.circuits import MICRO_CIRCUITS, early_stopping, exploding, noisy
 from tests.scenarios.constructs import CONSTRUCTS
 from tests.scenarios.lfp import LFP_CIRCUITS, largest_difference, recorded
+from tests.scenarios.rates import small_rate
 from tests.test_circuit import projection
 
 # On a device, the small kernels of these checks are given host arrays.
@@ -121,6 +122,14 @@ def test_signals_of_a_batch_are_those_of_each() -> None:
         assert simulation.recording is not None and alone.recording is not None
         assert largest_difference(simulation.recording, alone.recording) < 1e-12
         assert len(simulation.recording.signals["v"].values) == int(5 + 10 * thetas[k, 0])
+
+
+@pytest.mark.parametrize("name", ["jansen_rit", "random_rate"])
+def test_all_steps_of_all_simulations_of_a_rate_circuit_are_one_launch(name: str) -> None:
+    circuit, engine = small_rate(name)[0], CudaEngine(batch=5)
+    protocol = Protocol(0.003, record=circuit.default_record(), dt=1e-4)
+    runs = list(engine.run_batch(circuit, np.tile(circuit.default_theta(), (5, 1)), protocol, 3, range(5)))
+    assert all(s.outcome.ok for s in runs) and [launch.simulations for launch in engine.launches] == [5]
 
 
 def test_negative_control_another_index_is_another_simulation() -> None:

@@ -14,7 +14,8 @@ from sbi_circuits.errors import SbiCircuitsError
 ROOT = Path(__file__).resolve().parents[1]
 
 
-CHECKS = ("tests/cuda_checks.py", "tests/scenarios/test_rates.py")
+RATES = ("test_rates", "test_rate_orders", "test_rate_campaigns")
+CHECKS = ("tests/cuda_checks.py", *(f"tests/scenarios/{name}.py" for name in RATES))
 
 
 def run_checks(simulated: bool, checks: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +28,7 @@ def run_checks(simulated: bool, checks: str, *arguments: str) -> subprocess.Comp
 
 @pytest.mark.parametrize("checks", CHECKS)
 def test_the_checks_pass_in_the_simulator(checks: str) -> None:
-    """The second file is the scenario list that every engine of rate circuits passes."""
+    """All but the first file are the scenario list that every engine of rate circuits passes."""
     done = run_checks(True, checks)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
@@ -44,6 +45,14 @@ def test_auto_is_the_device() -> None:
     assert default_engine() == get_engine("auto").name == "kernel[cuda]"
     assert default_engine(get_circuit("brunel")) == "kernel[cuda]"
     assert default_engine(get_circuit("wilson_cowan")) == "kernel[cuda]"
+
+
+@pytest.mark.parametrize("name", ["brunel", "wilson_cowan", "random_rate"])
+def test_auto_takes_the_fused_kernel_where_there_is_a_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sbi_circuits.engines._cuda_device", lambda: True)
+    assert default_engine(get_circuit(name)) == "kernel[cuda]"
+    monkeypatch.setattr("sbi_circuits.engines._cuda_device", lambda: False)
+    assert default_engine(get_circuit(name)) == "kernel[numba]"
 
 
 def test_what_is_missing_is_named() -> None:

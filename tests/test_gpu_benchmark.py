@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_rates import VBI, lacking, peer
 from benchmarks.without_brian2 import FILE, export
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,3 +30,19 @@ def test_the_benchmark_runs_without_brian2() -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "| double | 2 of 2 |" in done.stdout and "| 60 | 4 |" in done.stdout
     assert "| jansen_rit | single | 3 of 3 |" in done.stdout
+    assert ("VBI's CuPy engine was NOT run: " in done.stdout) == bool(lacking())
+
+
+def test_vbi_runs_the_same_two_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its CuPy engine on NumPy; without vbi the benchmark says plainly that it did not run."""
+    monkeypatch.setenv("VBI_ENGINE", "cpu")
+    own = [(name, "single", "2 of 2", "0.5") for name in VBI]
+    rows, about = peer(own, 2, 0.01)
+    if find_spec("vbi") is None:
+        assert (rows, about) == ([], "VBI's CuPy engine was NOT run: vbi not installed here; no ratio is known.")
+    else:
+        assert [row[0] for row in rows] == list(VBI) and "NumPy in place of CuPy" in about
+        assert all(float(row[-1]) == pytest.approx(float(row[2]) / 0.5, rel=0.1) for row in rows)
+    monkeypatch.setenv("VBI_ENGINE", "gpu")
+    monkeypatch.setattr("benchmarks.gpu_rates.find_spec", lambda name: None)
+    assert peer(own, 2, 0.01)[1].startswith("VBI's CuPy engine was NOT run: vbi and cupy not installed here")

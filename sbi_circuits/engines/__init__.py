@@ -24,7 +24,8 @@ DEFAULT_ENGINE = "kernel[numba]"
 def default_engine(circuit: Circuit | None = None) -> str:
     """What "auto" stands for: without a CUDA device and numba-cuda `kernel[numba]`.
 
-    With them `kernel[cuda]`; where signals of a circuit that spikes are wanted, name the engine.
+    With them `kernel[cuda]`, for circuits that spike and for rate circuits: all time steps of a batch are one launch.
+    Gradients are asked of the engine `torch` by name.
     """
     return "kernel[cuda]" if _cuda_device() else DEFAULT_ENGINE
 

@@ -16,6 +16,7 @@ from sbi_circuits.engines.coupling import Coupling
 from sbi_circuits.engines.cuda_printer import show, uses
 from sbi_circuits.engines.cuda_rate_sums import Sum, used_constants
 from sbi_circuits.engines.rate_program import Program
+from sbi_circuits.engines.rate_source import names_of_parts
 from sbi_circuits.engines.synapse_source import noise_numbers
 
 _HEADER = '''"""CUDA kernel of the rate circuit {name!r}, generated from its equations.
@@ -65,18 +66,7 @@ def cuda_rate_source(name: str, program: Program, single: bool, lone: bool, dige
 
 def argument_names(program: Program) -> list[str]:
     """Arguments of `run`, in order."""
-    names = list(_FIRST)
-    for k, part in enumerate(program.parts):
-        names += [f"v_{k}_{row}" for row in range(len(part.variables))] + [f"K_{k}"]
-        names += [f"which_{k}", f"levels_{k}"] if part.shared else []
-        names += [f"rows_{k}", f"gains_{k}"] if part.stimuli else []
-        names += [f"course_{k}_{n}" for n in range(len(part.stimuli))]
-    names += [f"noise_{m}" for numbers in noise_numbers(program.parts) for m in numbers]
-    for k in range(len(program.outputs)):
-        names += [f"wanted_{k}", f"out_{k}", f"KR_{k}"]
-    for link in program.links:
-        names += [f"{a}_{link.number}" for a in LINK_ARRAYS]
-    return names
+    return [*_FIRST, *names_of_parts(program, LINK_ARRAYS)]
 
 
 def _constants(expressions: list[str]) -> str:

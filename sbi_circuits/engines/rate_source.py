@@ -236,7 +236,12 @@ def _dense() -> list[str]:
 
 def argument_names(program: Program) -> list[str]:
     """Arguments of `run`, in order: those of every kernel, then what the circuit has."""
-    names = ["steps", "first", "every", "dt", "sizes", "keys"]
+    return ["steps", "first", "every", "dt", "sizes", "keys", *names_of_parts(program, LINK_ARRAYS)]
+
+
+def names_of_parts(program: Program, link_arrays: tuple[str, ...]) -> list[str]:
+    """Arguments for what a circuit has: populations, noise, outputs, and these arrays of each projection."""
+    names: list[str] = []
     for k, part in enumerate(program.parts):
         names += [f"v_{k}_{row}" for row in range(len(part.variables))] + [f"K_{k}"]
         names += [f"which_{k}", f"levels_{k}"] if part.shared else []
@@ -246,7 +251,7 @@ def argument_names(program: Program) -> list[str]:
     for k in range(len(program.outputs)):
         names += [f"wanted_{k}", f"out_{k}", f"KR_{k}"]
     for link in program.links:
-        names += [f"{a}_{link.number}" for a in LINK_ARRAYS]
+        names += [f"{a}_{link.number}" for a in link_arrays]
     return names
 
 

@@ -30,6 +30,9 @@ class TorchEngine(Engine):
     """Runs rate circuits: Brian2's methods (euler, exponential_euler, rk4, exact, heun, milstein,
     trapezoid) on tensors.
 
+    It is there for gradients (`signals`). On a CUDA device each of its steps is several launches; without gradients
+    `kernel[cuda]`, which "auto" takes there, runs all steps of a batch in one launch.
+
     Args:
         precision: "double" or "single".
         device: "cpu", "cuda", or "auto" for CUDA where there is a device.

@@ -86,6 +86,16 @@ TORCH_FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: _either_kind(name, tensor_name) for name, tensor_name in _NAMES.items()},
     "clip": clip, "exprel": exprel, "where": _where, "maximum": _extreme("maximum"), "minimum": _extreme("minimum"),
 }  # fmt: skip
+
+
+def _in_source(tensor_name: str, on_numbers: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of a tensor, or of a number: time and constants are numbers."""
+    on_tensors = getattr(torch, tensor_name)
+    return lambda x: on_tensors(x) if isinstance(x, Tensor) else float(on_numbers(x))
+
+
 # What generated source calls by the language's own names; `trunc` is `int` of a number (see `rewrite`).
-IN_SOURCE = {**{n: getattr(torch, t) for n, t in _NAMES.items() if n not in ("int", "round")}, "trunc": torch.trunc,
-             "clip": clip, "exprel": exprel}  # fmt: skip
+IN_SOURCE: dict[str, Callable[..., Any]] = {
+    **{n: _in_source(t, FUNCTIONS[n]) for n, t in _NAMES.items() if n not in ("int", "round")},
+    "trunc": _in_source("trunc", np.trunc), "clip": clip, "exprel": exprel,
+}  # fmt: skip

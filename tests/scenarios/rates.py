@@ -68,18 +68,21 @@ STEPS = (CurrentSteps("units", "stimulus", "1", ((0.01, "0.3"), (0.05, "0.1*g"),
 DRIVEN = "dx/dt = (-x + felt + stimulus + course)/tau : 1\nfelt : 1"
 FORMULAS = """
 dx/dt = (-x + felt + stimulus + 0.1*formula)/tau : 1
-formula = tanh(x)**2 + clip(3*x, 0, 1) + int(x > 0.2 and not (x > 1 or t < 20*ms)) + exprel(x) + abs(x - 0.1) : 1
+formula = tanh(x)**2 + clip(3*x, 0, 1) + int(x > 0.2 and not (x > 1 or t < 20*ms)) + exprel(x) + abs(x - 0.1) + slow : 1
+slow = sin(t/(7*ms))*clip(t/(50*ms), 0.2, 0.8) + exp(-t/(9*ms)) : 1
 felt : 1
 """
 
 
 def micro(name: str, wiring: Wiring, weight: str, summed: str, equations: str = LEAKY, method: str = "euler",
-          delay: str = "0*ms", size: int = 10, stimuli: tuple[Stimulus, ...] = ()) -> Circuit:  # fmt: skip
-    """One population that acts on itself by a summed coupling, under a stimulus in steps."""
+          delay: str = "0*ms", size: int = 10, stimuli: tuple[Stimulus, ...] = (),
+          drawn: tuple[str, ...] = ()) -> Circuit:  # fmt: skip
+    """One population that acts on itself by a summed coupling, under a stimulus in steps; `drawn` start at random."""
+    initial = {name: "randn()" for name in ("x", *drawn)}
     return Circuit(
         name,
         PRIOR,
-        (Population("units", "n", equations, initial={"x": "randn()"}, method=method),),  # type: ignore[arg-type]
+        (Population("units", "n", equations, initial=initial, method=method),),  # type: ignore[arg-type]
         (Projection("loop", "units", "units", wiring, weight, summed=summed, delay=delay),),
         (*STEPS, *stimuli),
         {"n": str(size)},  # type: ignore[arg-type]
@@ -104,6 +107,8 @@ MICRO_RATES = {
     for c in (
         micro("dense", AllToAll(), RANDOM, TANH),
         micro("low_rank", AllToAll(), "1", "felt_post = g*(tanh(x_pre)*cos(x_post) + 0.2*x_pre*x_post)/n"),
+        micro("rank_two", AllToAll(), "1", "felt_post = g*(a_post*b_pre + 0.3*c_post*d_pre)*tanh(x_pre)/n",
+              LEAKY + "".join(f"\n{name} : 1" for name in "abcd"), drawn=("a", "b", "c", "d")),
         micro("sparse", Independent("0.1"), RANDOM, TANH, size=30),
         micro("indegree", FixedIndegree("3"), "g/3", TANH),
         micro("one_to_one", OneToOne(), "0.5*g*rand()", TANH),
