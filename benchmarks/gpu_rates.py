@@ -11,6 +11,7 @@ one as for thousands: both sides get the same number. `VBI_ENGINE=cpu` runs its 
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.metadata import version
@@ -122,7 +123,8 @@ VBI = {"wilson_cowan": _vbi_wilson_cowan, "jansen_rit": _vbi_jansen_rit}
 def vbi_seconds(name: str, sets: int, duration: float) -> float:
     """Wall seconds of VBI's CuPy engine for all parameter sets, recordings included, compiling not."""
     engine = os.environ.get("VBI_ENGINE", "gpu")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, of other packages' names
         VBI[name](sets, 20 * DT, engine, folder)()
         run = VBI[name](sets, duration, engine, folder)
         began = perf_counter()
