@@ -115,12 +115,13 @@ def in_batches(engine: Engine, name: str, size: int, n: int = 64) -> list[Record
 @each_engine
 @each_shipped
 def test_batches_of_1_7_and_64_change_nothing(engine: str, name: str) -> None:
-    """Every bit is the same on the kernels; sums of tensors differ in the last ones."""
-    for made, bound in ((EXACT[engine](), 1e-12), (FAST[engine](), 1e-4)):
+    """Every bit is the same on the kernels, in both precisions; sums of tensors differ in the last ones of double."""
+    bound, makers = (1e-12, [EXACT[engine]]) if engine == "torch" else (0.0, [EXACT[engine], FAST[engine]])
+    for made in (make() for make in makers):
         alone = in_batches(made, name, 1)
         for size in (7, 64):
             together = in_batches(made, name, size)
-            assert max(map(largest_difference, together, alone)) <= (bound if engine == "torch" else 0.0)
+            assert max(map(largest_difference, together, alone)) <= bound
         assert min(map(largest_difference, alone[1:], alone[:-1])) > 1e-7  # the control: no two are alike
 
 
