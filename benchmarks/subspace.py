@@ -1,14 +1,15 @@
 """Invariant subspaces where the truth is known, and on a real culture; prints what benchmarks/RESULTS.md holds.
 
     python -m benchmarks.subspace brunel --folder brunel_subspace
-    python -m benchmarks.subspace culture --folder culture_subspace --posterior demo_output/posterior
+    python -m benchmarks.subspace culture --folder culture_subspace --day 9 --well A3
+    python -m benchmarks.subspace between --folder culture_subspace --day 9 --well A3
 
-Both go on where they stopped. `brunel`: the recovered directions against the mean-field theory of Brunel 2000,
+The first two go on where they stopped. `brunel`: the recovered directions against the mean-field theory of Brunel 2000,
 J Comput Neurosci 8:183, eq. 4-5 and 21-22. `culture`: one day of a culture, grown to 300 verified configurations.
+`between`: that day against other recordings.
 """
 
 import argparse
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,23 +18,12 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.special import erfcx
 
+from benchmarks.subspace_between import between
+from benchmarks.subspace_culture import culture_day
 from sbi_circuits import Campaign, FeatureSet, Parameter, Prior, Protocol, Record, TrainingConfig, run_campaign, train
 from sbi_circuits.circuit import get_circuit
-from sbi_circuits.cultures import culture
-from sbi_circuits.ensemble import build_ensemble
-from sbi_circuits.inference import Posterior, TrainingData, load_posterior
-from sbi_circuits.results import load_ensemble, save_ensemble
-from sbi_circuits.subspace import (
-    LocalGeometry,
-    Plan,
-    Runner,
-    analyse,
-    grow,
-    local_geometry,
-    principal_angles,
-    ridge,
-    save_subspace,
-)
+from sbi_circuits.inference import Posterior, TrainingData
+from sbi_circuits.subspace import LocalGeometry, local_geometry, principal_angles, ridge
 
 # Inhibition dominates and the external drive is above threshold: asynchronous states, where the theory holds.
 ASYNCHRONOUS = Prior((
@@ -137,37 +127,11 @@ def _angles(local: LocalGeometry, k: int, truth: np.ndarray) -> tuple[float, flo
     return float(np.degrees(stiff)), float(np.degrees(away)), float(local.dimension[k]), float(local.eigenvalues[k, 0])
 
 
-def culture_day(folder: Path, posterior: Path, day: int, well: str, n: int, workers: int) -> None:
-    """An ensemble of one culture, grown to n verified configurations, and the report on its subspace."""
-    source, path = load_posterior(posterior), folder / "ensemble.nc"
-    began, cpu = time.perf_counter(), time.process_time()
-    if path.exists():
-        ensemble = load_ensemble(path)
-    else:
-        ensemble = build_ensemble(source, culture(day, well), n, max_draws=64, seed=3, workers=workers)
-        save_ensemble(ensemble, path)
-    print(f"{_spent(began, cpu)}: {int(ensemble.verified.sum())} of {len(ensemble.theta)} draws verified", flush=True)
-    step, k = 0.5, len(ensemble.theta)
-    while ensemble.verified.sum() < n:
-        ensemble, rounds = grow(source, ensemble, n, Runner(seed=k, workers=workers), most=48, batch=48, step=step)
-        save_ensemble(ensemble, path)
-        step, k = rounds[-1].step, len(ensemble.theta)
-        print(f"{_spent(began, cpu)}: {int(ensemble.verified.sum())} of {k} verified, step {step:.2f}", flush=True)
-    report = analyse(source, ensemble, Plan(), Runner(workers=workers))
-    save_subspace(report, folder / "subspace.nc")
-    print(f"{_spent(began, cpu)}\n{report.summary()}")
-    print("stiff over sloppy feature change, by length:", report.directions.ratio().round(1).tolist())
-
-
-def _spent(began: float, cpu: float) -> str:
-    return f"{time.perf_counter() - began:.0f} s (processor of this process {time.process_time() - cpu:.0f} s)"
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("brunel", "culture"))
+    parser.add_argument("what", choices=("brunel", "culture", "between"))
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--posterior", type=Path, help="for culture: a posterior of the shipped table")
+    parser.add_argument("--posterior", default="adex_clustered", help="for culture: name or folder")
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--day", type=int, default=9)
     parser.add_argument("--well", default="A3")
@@ -176,7 +140,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.what == "brunel":
         brunel(given.folder, given.rows, given.workers)
-    elif given.posterior is None:
-        parser.error("culture needs --posterior")
-    else:
+    elif given.what == "culture":
         culture_day(given.folder, given.posterior, given.day, given.well, given.n, given.workers)
+    else:
+        between(given.folder, given.posterior, given.day, given.well, 10, given.workers)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sbi_circuits.cli_calibrate import open_table
 from sbi_circuits.cli_features import feature_set
 from sbi_circuits.ensemble import Ensemble, protocol_of
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import UNOBSERVED
-from sbi_circuits.inference import Posterior, load_posterior
+from sbi_circuits.inference import Posterior, TrainingData, load_posterior
 from sbi_circuits.plots import pair, save
 from sbi_circuits.plots.subspace import (
     between_plot,
@@ -55,6 +56,7 @@ class Asked:
     perturb: tuple[str, ...]
     measure: str
     compare: tuple[Path, ...]
+    table: Path | None = None
 
 
 def subspace(ensemble: Path, posterior: Path, out: Path, plan: Plan, runner: Runner, asked: Asked) -> None:
@@ -66,9 +68,10 @@ def subspace(ensemble: Path, posterior: Path, out: Path, plan: Plan, runner: Run
     if len(others) < len(asked.compare):
         raise InferenceError("ensembles to compare with need folders of different names")
     plan = replace(plan, conditions=_conditions(asked.fix, asked.bound))
+    known = None if asked.table is None else TrainingData.from_table(open_table(asked.table))
     if asked.n > found.verified.sum():
-        found = _grown(source, found, asked, runner, out)
-    report = analyse(source, found, plan, runner)
+        found = _grown(source, found, asked, runner, out, known)
+    report = analyse(source, found, plan, runner, known)
     report = _extended(source, report, others, perturbations, asked.measure, ensemble, runner, plan.seed)
     written = [save_subspace(report, out / SUBSPACE), *write_figures(report, out, runner)]
     (out / SUMMARY).write_text(report.summary() + "\n", encoding="utf-8")
@@ -97,11 +100,15 @@ def _numbers(text: str, form: str, count: int) -> list[float]:
     return found
 
 
-def _grown(source: Posterior, found: Ensemble, asked: Asked, runner: Runner, out: Path) -> Ensemble:
-    def report(growth: Growth) -> None:
-        print(f"grown: {growth.verified} of {growth.tried} verified at step {growth.step:.2f}", flush=True)
+def _grown(
+    source: Posterior, found: Ensemble, asked: Asked, runner: Runner, out: Path, known: TrainingData | None
+) -> Ensemble:
+    def report(growth: Growth, so_far: Ensemble) -> None:
+        save_ensemble(so_far, out / ENSEMBLE)
+        print(f"grown: {growth.verified} of {growth.tried} verified at step {growth.step:.2f}, {growth.screened} given "
+              f"up after one seed; {int(so_far.verified.sum())} in all", flush=True)  # fmt: skip
 
-    larger, _ = grow(source, found, asked.n, runner, most=asked.most, report=report)
+    larger, _ = grow(source, found, asked.n, runner, most=asked.most, known=known, report=report)
     print(f"wrote {save_ensemble(larger, out / ENSEMBLE)}")
     return larger
 
@@ -135,7 +142,7 @@ def write_figures(report: SubspaceReport, out: Path, runner: Runner) -> list[Pat
         "directions": direction_plot(report.directions),
     }
     if report.paths is not None and report.paths_proof is not None:
-        figures["paths"] = strip_plot(report.paths, report.paths_proof)
+        figures["paths"] = strip_plot(report.paths, report.paths_proof, controls=report.controls)
         figures["pairs"] = path_pairs(members, report.paths, prior)
         recordings = _recordings(report, runner)
         if any(r is not None for r in recordings):

@@ -23,22 +23,30 @@ def truth(example: Constrained, z: np.ndarray) -> np.ndarray:
     return np.linalg.qr(jacobian.numpy().transpose(0, 2, 1))[0].transpose(0, 2, 1)
 
 
-@pytest.mark.parametrize(("example", "dimension"), EVERY, ids=NAMES)
-def test_dimension_of_a_known_set_is_found_within_the_stated_error(example: Constrained, dimension: int) -> None:
-    z = example.sample_z(1000, seed=0)
-    for found in (neighbour_dimension(z).coarsest, local_pca_dimension(z)):
-        assert abs(found.value - dimension) < 3 * found.error + 0.05
+@pytest.mark.parametrize("n", [300, 1000])
+@pytest.mark.parametrize(("example", "dimension"), [*EVERY, (isotropic(4), 4)], ids=[*NAMES, "no invariance"])
+def test_dimension_of_a_known_set_lies_in_the_stated_interval(example: Constrained, dimension: int, n: int) -> None:
+    """The 95 % interval holds the truth in four of five samples or more, and of 1,000 draws no other dimension.
+
+    `no invariance` is the negative control: all four dimensions are there.
+    """
+    inside = np.zeros((5, 2), dtype=bool)
+    for seed in range(5):
+        z = example.sample_z(n, seed)
+        scales = neighbour_dimension(z)
+        for k, found in enumerate((scales.coarsest, local_pca_dimension(z))):
+            inside[seed, k] = found.interval[0] <= dimension <= found.interval[1]
+        low, high = scales.coarsest.interval
+        assert n < 1000 or (dimension - 1 < low and high < dimension + 1)
+    assert (inside.sum(0) >= 4).all()
     # The set is as thick as its noise: at the finest scale that counts as dimensions, so scales must be told apart.
-    assert neighbour_dimension(z).finest.value > dimension + 0.1
+    assert scales.finest.value > dimension + 0.05
 
 
-def test_without_an_invariance_every_dimension_is_there() -> None:
+def test_without_an_invariance_every_direction_is_stiff() -> None:
     """Negative control."""
     example = isotropic(4)
     z = example.sample_z(1000, seed=0)
-    found = neighbour_dimension(z).coarsest
-    assert abs(found.value - 4) < 3 * found.error
-    assert local_pca_dimension(z).value == pytest.approx(4.0)
     geometry = local_geometry(example, z[:20])
     assert (geometry.dimension == 0).all() and np.allclose(geometry.eigenvalues, 1 / 0.3**2)
     assert global_geometry(example.prior.constrain(z), example.prior).participation.value > 3.9

@@ -1,6 +1,6 @@
 """Invariant subspaces: directions, what simulation made of them, paths, and comparisons between recordings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,8 +76,14 @@ def direction_plot(proof: DirectionProof) -> Figure:
     return fig
 
 
-def strip_plot(found: Paths | Walks, proof: PointProof, title: str = "paths") -> Figure:
-    """Feature change at every simulated point: one row a path; rings are verified, crosses failed."""
+def strip_plot(
+    found: Paths | Walks, proof: PointProof, title: str = "paths", controls: Mapping[str, PointProof] | None = None
+) -> Figure:
+    """Feature change at every simulated point: one row a path; rings are verified, crosses failed.
+
+    Args:
+        controls: of `prove_controls`; the share of their points that stay stands below.
+    """
     fig = blank(6.0, 1.7 + 0.2 * len(found))
     ax = thin(fig.add_subplot(), "bottom")
     points = found.z.shape[1]
@@ -93,8 +99,9 @@ def strip_plot(found: Paths | Walks, proof: PointProof, title: str = "paths") ->
     bar.set_label("change (seed-to-seed sd)", fontsize=SMALL)
     ax.set(yticks=[], xticks=range(points))
     within, failed = proof.moved.within(WITHIN), proof.failure_rate
-    label(ax, "point along the path", "", f"{title}: {within:.0%} of points within {WITHIN:g} sd, {failed:.0%} failed; "
-          f"circles: verified")  # fmt: skip
+    below = "".join(f"; {name} lines: {x.moved.within(WITHIN):.0%}" for name, x in (controls or {}).items())
+    label(ax, f"point along the path{below}", "", f"{title}: {within:.0%} of points within {WITHIN:g} sd, {failed:.0%} "
+          "failed; circles: verified")  # fmt: skip
     return fig
 
 

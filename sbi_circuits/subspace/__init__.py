@@ -39,11 +39,13 @@ from sbi_circuits.subspace.perturbations import (
 from sbi_circuits.subspace.proof import (
     DirectionProof,
     PointProof,
+    prove_controls,
     prove_directions,
     prove_draws,
     prove_paths,
     prove_walks,
 )
+from sbi_circuits.subspace.regression import Regression
 from sbi_circuits.subspace.report import Plan, SubspaceReport, analyse, loadings, path_ends
 from sbi_circuits.subspace.resimulate import (
     FeatureChange,
@@ -51,22 +53,27 @@ from sbi_circuits.subspace.resimulate import (
     Runner,
     circuit_of,
     feature_change,
+    feature_unit,
     members_of,
     require_match,
     resimulate,
     resimulate_like,
+    screened,
 )
+from sbi_circuits.subspace.routes import chains
 from sbi_circuits.subspace.save import load_subspace, save_subspace
+from sbi_circuits.subspace.surrogate import Refined, Surrogate, learn
 
 __all__ = [
     "Bending", "Comparison", "Condition", "Conditional", "Conditioner", "Coverage", "Density", "DirectionProof",
     "Effect", "Estimate", "FeatureChange", "FeatureValue", "GlobalGeometry", "Growth", "LocalGeometry", "Paths",
-    "Perturbation", "Plan", "PointProof", "Resimulated", "Runner", "Scales", "SubspaceReport", "Walks", "analyse",
-    "bending", "circuit_of", "compare_subspaces", "condition", "coverage", "density_paths", "dependence",
-    "energy_distance", "ensemble_paths", "evenly_spread", "expected_information", "farthest_points",
-    "feature_change", "fisher", "global_geometry", "gradient", "grow", "hessian", "load_subspace", "loadings",
-    "local_geometry", "local_pca_dimension", "log_density", "members_of", "mutual_information",
-    "neighbour_dimension", "participation_ratio", "path_ends", "perturbed", "pooled", "predict", "principal_angles",
-    "prove_directions", "prove_draws", "prove_paths", "prove_walks", "rank_features", "require_match", "resimulate",
-    "resimulate_like", "ridge", "save_subspace", "score", "scores", "unbounded", "walk",
+    "Perturbation", "Plan", "PointProof", "Refined", "Regression", "Resimulated", "Runner", "Scales",
+    "SubspaceReport", "Surrogate", "Walks", "analyse", "bending", "chains", "circuit_of", "compare_subspaces",
+    "condition", "coverage", "density_paths", "dependence", "energy_distance", "ensemble_paths", "evenly_spread",
+    "expected_information", "farthest_points", "feature_change", "feature_unit", "fisher", "global_geometry",
+    "gradient", "grow", "hessian", "learn", "load_subspace", "loadings", "local_geometry", "local_pca_dimension",
+    "log_density", "members_of", "mutual_information", "neighbour_dimension", "participation_ratio", "path_ends",
+    "perturbed", "pooled", "predict", "principal_angles", "prove_controls", "prove_directions", "prove_draws",
+    "prove_paths", "prove_walks", "rank_features", "require_match", "resimulate", "resimulate_like", "ridge",
+    "save_subspace", "score", "scores", "screened", "unbounded", "walk",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Draws spread evenly over the set, not by posterior mass, and how much of its extent they cover.
 
 Farthest-point selection (Gonzalez 1985, Theor Comput Sci 38:293) among posterior draws of high density; `grow`
-carries it on from verified configurations, which knows more of the set than the posterior does.
+carries it on from verified configurations, with a surrogate that learns from every simulation made on the way.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,18 @@ from scipy.spatial import cKDTree
 
 from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.errors import InferenceError
-from sbi_circuits.inference import Posterior
+from sbi_circuits.inference import Posterior, TrainingData
 from sbi_circuits.seeds import generator, stream_key
 from sbi_circuits.subspace.density import LIMIT, Density, log_density, unbounded
-from sbi_circuits.subspace.resimulate import Resimulated, Runner, judged, require_match, resimulate_like
+from sbi_circuits.subspace.resimulate import SCREENED, Resimulated, Runner, judged, require_match, screened
+from sbi_circuits.subspace.surrogate import Surrogate, learn
 
 _LARGEST_STEP, _SMALLEST_STEP = 1.0, 0.1
 _WANTED = 0.4  # share of proposals that should be verified: more means that steps can be longer
-_CANDIDATES = 8  # for each configuration that is simulated
+_CANDIDATES = 48  # for each configuration that is simulated
+_DRAWN = 12  # of them drawn from the posterior
+_FEW = 3  # members that differences can be taken of
+_LIKELY = 3  # for each of them, that the surrogate takes for the most likely to be verified
 _LOWEST = 0.02  # quantile of the members' density below which candidates are dropped
 
 
@@ -111,78 +115,100 @@ class Growth:
     Args:
         step: of the proposals, in units of the differences between members.
         tried, verified: how many configurations.
+        screened: how many of those tried were given up after one seed.
+        expected: share of them that the surrogate expected to be verified; NaN without one.
     """
 
     step: float
     tried: int
     verified: int
+    screened: int = 0
+    expected: float = float("nan")
 
 
 def grow(
     posterior: Posterior, ensemble: Ensemble, n: int, runner: Runner, *, most: int = 2000, batch: int = 64,
-    step: float = 0.5, report: Callable[[Growth], None] | None = None,
+    step: float = 0.5, known: TrainingData | None = None,
+    report: Callable[[Growth, Ensemble], None] | None = None,
 ) -> tuple[Ensemble, tuple[Growth, ...]]:
     """Verify configurations around verified ones until there are n.
 
-    Candidates are members moved along differences of other members, so that steps follow the set, or of posterior
-    draws, so that few members do not confine them; those that the posterior finds too unlikely are dropped, and of
-    the rest the farthest from all members are simulated, beside some at random. The length of the steps follows the
-    share that is verified.
+    Candidates are posterior draws, so that members do not confine them, and members moved along differences of other
+    members, so that steps follow the set, or of posterior draws; moves that the posterior finds too unlikely are
+    dropped. A surrogate of the features, learned anew in every round from all that was simulated near the members
+    (`learn`), picks candidates that may well be verified, and of these the farthest from all members are simulated,
+    beside some at random. The length of the steps follows the share that is verified. A configuration whose first
+    seed is far out gets no second one (`screened`).
 
     Args:
         posterior: of the ensemble's observation.
-        ensemble: with three verified members or more.
+        ensemble: to grow; with fewer than three verified members candidates are posterior draws alone.
         n: verified configurations wanted, those of the ensemble included.
         runner: how to simulate; `repeats` are the ensemble's own.
         most: configurations simulated at most; batch: in each round.
         step: of the first round, see `Growth`.
-        report: called after each round.
+        known: simulations made already that the surrogate may learn from, such as those of the posterior's table.
+        report: called after each round with what it gave and the ensemble so far.
 
     Returns:
         The ensemble with every configuration tried, judged together by the ensemble's rule, and the rounds.
 
     Raises:
-        InferenceError: too few members to grow from, or an ensemble that is not the posterior's.
+        InferenceError: an ensemble that is not the posterior's, or simulations to learn from that are not of its kind.
     """
     require_match(posterior, ensemble)
-    if ensemble.verified.sum() < 3:
-        raise InferenceError(f"growing needs 3 verified members, got {int(ensemble.verified.sum())}; draw more first")
-    density, rounds = posterior(ensemble.observation), list[Growth]()
+    density, rounds, surrogate = posterior(ensemble.observation), list[Growth](), None
     runner = replace(runner, repeats=ensemble.values.shape[1])
     while ensemble.verified.sum() < n and sum(r.tried for r in rounds) < most:
-        proposals = _proposals(density, ensemble, batch, step, stream_key(runner.seed, "grow", len(rounds)))
-        own = replace(runner, seed=stream_key(runner.seed, "grow", len(rounds)) % 2**62)
-        runs = resimulate_like(ensemble, ensemble.prior.constrain(proposals), own)
+        key, surrogate = stream_key(runner.seed, "grow", len(rounds)), learn(ensemble, known, surrogate)
+        proposals, expected = _proposals(density, ensemble, surrogate, batch, step, key)
+        runs = screened(ensemble, ensemble.prior.constrain(proposals), replace(runner, seed=key % 2**62))
         before, ensemble = len(ensemble.theta), _joined(density, ensemble, runs)
-        found = Growth(step, len(runs), int(ensemble.verified[before:].sum()))
+        given_up = int((runs.outcomes == SCREENED).any(1).sum())
+        found = Growth(step, len(runs), int(ensemble.verified[before:].sum()), given_up, expected)
         rounds.append(found)
         if report is not None:
-            report(found)
+            report(found, ensemble)
         change = np.exp((found.verified / max(found.tried, 1) - _WANTED) / (2 * _WANTED))
         step = float(np.clip(step * change, _SMALLEST_STEP, _LARGEST_STEP))
     return ensemble, tuple(rounds)
 
 
-def _proposals(density: Density, ensemble: Ensemble, n: int, step: float, key: int) -> np.ndarray:
-    """n candidates (n, P), unbounded coordinates, between and around the members."""
+def _proposals(
+    density: Density, ensemble: Ensemble, surrogate: Surrogate | None, n: int, step: float, key: int
+) -> tuple[np.ndarray, float]:
+    """n candidates (n, P), unbounded coordinates, between and around the members, and the yield expected of them."""
+    random, z = generator(key, "picked"), unbounded(ensemble.prior, ensemble.members)
+    drawn = density.sample((_CANDIDATES if len(z) < _FEW else _DRAWN) * n, key % 2**62)
+    kept = np.clip(ensemble.prior.unconstrain(drawn), -LIMIT, LIMIT)
+    if len(z) >= _FEW:
+        kept = np.concatenate([kept, _moved(density, ensemble, n, step, key)])
+    chance = np.full(len(kept), np.nan)
+    if surrogate is not None:
+        chance = surrogate.probability(kept)
+        likely = np.argsort(-chance, kind="stable")[: _LIKELY * n]
+        kept, chance = kept[likely], chance[likely]
+    # The farthest alone would all lie on the rim.
+    far = farthest_points(kept, n // 2, taken=z)
+    rest = random.permutation(np.setdiff1d(np.arange(len(kept)), far))
+    chosen = np.concatenate([far, rest[: n - len(far)]])
+    return kept[chosen], float(chance[chosen].mean())
+
+
+def _moved(density: Density, ensemble: Ensemble, n: int, step: float, key: int) -> np.ndarray:
+    """Candidates (m, P), m >= n: members that were moved, those that are too unlikely left out."""
     random, z = generator(key, "proposals"), unbounded(ensemble.prior, ensemble.members)
-    many = _CANDIDATES * n
-    drawn = np.clip(ensemble.prior.unconstrain(density.sample(2 * many, key % 2**62)), -LIMIT, LIMIT)
+    many = (_CANDIDATES - _DRAWN) * n
+    drawn = np.clip(ensemble.prior.unconstrain(density.sample(2 * many, (key + 1) % 2**62)), -LIMIT, LIMIT)
     # Members that stand alone are left more often: their surroundings are known least.
     alone = cKDTree(z).query(z, k=min(4, len(z)))[0][:, -1]
     parent = random.choice(len(z), size=many, p=alone / alone.sum())
     a, b = random.integers(len(z), size=(2, many))
     by_members = random.random((many, 1)) < 0.5
     move = np.where(by_members, z[a] - z[b], drawn[:many] - drawn[many:])
-    candidates = np.clip(z[parent] + step * random.random((many, 1)) * move, -LIMIT, LIMIT)
-    candidates = candidates[a != b]
-    lowest = np.quantile(log_density(density, z), _LOWEST)
-    likely = candidates[log_density(density, candidates) >= lowest]
-    kept = likely if len(likely) >= n else candidates
-    # The farthest alone would all lie on the rim.
-    far = farthest_points(kept, n // 2, taken=z)
-    rest = np.setdiff1d(np.arange(len(kept)), far)
-    return np.concatenate([kept[far], kept[random.permutation(rest)[: n - len(far)]]])
+    moved = np.clip(z[parent] + step * random.random((many, 1)) * move, -LIMIT, LIMIT)[a != b]
+    likely = moved[log_density(density, moved) >= np.quantile(log_density(density, z), _LOWEST)]
+    return likely if len(likely) >= n else moved
 
 
 def _joined(density: Density, ensemble: Ensemble, runs: Resimulated) -> Ensemble:

@@ -17,14 +17,20 @@ _RESAMPLES = 200
 _LEAST = 20  # configurations
 _SMALL_EIGENVALUE = 0.05  # of the largest: Fukunaga & Olsen 1971, IEEE Trans Comput C-20:176
 _UNIFORM_VARIANCE = 1.0 / 12.0
+_NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its standard error."""
+    """A number with its standard error; a dimension's holds what the choice of the scale may add."""
 
     value: float
     error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of 95 %: 1.96 errors to either side."""
+        return self.value - _NORMAL_95 * self.error, self.value + _NORMAL_95 * self.error
 
     def __str__(self) -> str:
         return f"{self.value:.2f} +- {self.error:.2f}"
@@ -52,9 +58,13 @@ class Scales:
 
     @property
     def coarsest(self) -> Estimate:
-        """At the largest scale, where a thin set shows its own dimension; half the last step counts as error."""
+        """At the largest scale, where a thin set shows its own dimension.
+
+        Thickness makes it too large there still, and edges too small. How much is not known, but the dimension
+        changes with the scale where it matters: the last step counts as error.
+        """
         step = abs(self.dimension[-1] - self.dimension[-2]) if len(self.dimension) > 1 else 0.0
-        return Estimate(float(self.dimension[-1]), float(np.hypot(self.error[-1], step / 2)))
+        return Estimate(float(self.dimension[-1]), float(np.hypot(self.error[-1], step)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,20 +210,29 @@ def _ratio_dimension(ratio: np.ndarray, k: int) -> tuple[float, float]:
 def local_pca_dimension(z: np.ndarray, seed: int = 0, neighbours: int = 0, anchors: int = 200) -> Estimate:
     """Mean over anchors of how many eigenvalues of the neighbours' covariance exceed 5 % of the largest.
 
+    With half as many neighbours a thick set gives another number, with twice as many a bent one: the larger of the two
+    differences counts as error.
+
     Args:
         z: (K, P) points.
         neighbours: of each anchor; 0 for an eighth of the points, the scale of `Scales.coarsest`.
         anchors: at most so many, drawn at random.
     """
     n, parameters = z.shape
-    k = neighbours or int(np.clip(n // 8, min(parameters + 1, n - 1), n - 1))
-    random = generator(seed, "anchors")
-    chosen = random.permutation(n)[:anchors]
-    near = cKDTree(z).query(z[chosen], k=min(k, n - 1) + 1)[1]
-    values = np.linalg.eigvalsh([np.atleast_2d(np.cov(z[rows].T)) for rows in near])
-    counts = (values > _SMALL_EIGENVALUE * values[:, -1:]).sum(1)
+    least = min(parameters + 1, n - 1)
+    k = neighbours or int(np.clip(n // 8, least, n - 1))
+    chosen = generator(seed, "anchors").permutation(n)[:anchors]
+    finer, counts, coarser = (_large_eigenvalues(z, chosen, size) for size in (max(k // 2, least), k, 2 * k))
     independent = max(1.0, min(len(chosen), n / k))  # neighbourhoods that do not overlap
-    return Estimate(float(counts.mean()), float(counts.std() / np.sqrt(independent)))
+    step = max(abs(float(other.mean() - counts.mean())) for other in (finer, coarser))
+    return Estimate(float(counts.mean()), float(np.hypot(counts.std() / np.sqrt(independent), step)))
+
+
+def _large_eigenvalues(z: np.ndarray, anchors: np.ndarray, neighbours: int) -> np.ndarray:
+    """(A,) how many there are in the neighbourhood of each anchor."""
+    near = cKDTree(z).query(z[anchors], k=min(neighbours, len(z) - 1) + 1)[1]
+    values = np.linalg.eigvalsh([np.atleast_2d(np.cov(z[rows].T)) for rows in near])
+    return np.asarray((values > _SMALL_EIGENVALUE * values[:, -1:]).sum(1))
 
 
 def rank_correlation(z: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ Paths: Goncalves et al. 2020, eLife 9:e56261, "Posterior distributions over path
 unbounded coordinates, all pairs at once, over the mixture of all flows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +16,13 @@ from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.subspace.density import LIMIT, Density, gradient, log_density, unbounded
 from sbi_circuits.subspace.local import LocalGeometry, local_geometry, stiff_step
+from sbi_circuits.subspace.routes import chains
+from sbi_circuits.subspace.surrogate import Refined, Surrogate
 
 _POINTS = 24  # of a path while it is found
 _FINE = 200
 _RATE = 0.05
+_CHAIN_KNOTS = 7
 _STRETCH = 0.5  # nats that a path as long as one prior standard deviation costs
 
 
@@ -65,8 +69,9 @@ class Paths:
 
 
 def density_paths(
-    density: Density, starts: np.ndarray, ends: np.ndarray, points: int = 9, knots: int = 5, steps: int = 150
-) -> Paths:
+    density: Density, starts: np.ndarray, ends: np.ndarray, points: int = 9, knots: int = 5, steps: int = 150,
+    via: Sequence[np.ndarray] | None = None,
+) -> Paths:  # fmt: skip
     """Paths of high density from starts to ends, (B, P) each, unbounded coordinates.
 
     Each is a cubic spline through `knots` free knots, moved (Adam) to lower the mean and the maximum of the negative
@@ -76,6 +81,7 @@ def density_paths(
         points: S, at equal distances along each path, both ends included.
         knots: between the ends.
         steps: of the optimisation.
+        via: polygons (K_b, P), ends included, that the paths set out as; straight lines where None.
 
     Raises:
         InferenceError: shapes that differ, or fewer than 3 points.
@@ -86,7 +92,8 @@ def density_paths(
     grid = np.linspace(0.0, 1.0, knots + 2)[:, None, None]
     line = starts + grid * (ends - starts)
     spline = torch.as_tensor(_basis(knots + 2, _POINTS))
-    found = _relax(density, torch.as_tensor(line), spline, steps).numpy()
+    first = line if via is None else np.stack([_evenly(polygon, knots + 2) for polygon in via], axis=1)
+    found = _relax(density, torch.as_tensor(first), spline, steps).numpy()
     fine = np.einsum("fk,kbp->bfp", _basis(knots + 2, _FINE), found)
     z = np.clip(np.stack([_evenly(path, points) for path in fine]), -LIMIT, LIMIT)
     straight = np.stack([_evenly(path, points) for path in line.transpose(1, 0, 2)])
@@ -98,7 +105,9 @@ def density_paths(
     )  # fmt: skip
 
 
-def ensemble_paths(density: Density, ensemble: Ensemble, pairs: np.ndarray, points: int = 9) -> Paths:
+def ensemble_paths(
+    density: Density, ensemble: Ensemble, pairs: np.ndarray, points: int = 9, surrogate: Surrogate | None = None
+) -> Paths:
     """Paths between verified configurations of an ensemble.
 
     Args:
@@ -106,6 +115,8 @@ def ensemble_paths(density: Density, ensemble: Ensemble, pairs: np.ndarray, poin
         ensemble: whose configurations are joined.
         pairs: (B, 2) numbers of configurations, counted over all draws of the ensemble.
         points: of each path.
+        surrogate: learned near the members: a path then sets out as the shortest chain of members between which it
+            expects the features to stay (`routes.chains`), and is relaxed under the posterior times its likelihood.
 
     Raises:
         InferenceError: a configuration that is not there or not verified.
@@ -118,7 +129,12 @@ def ensemble_paths(density: Density, ensemble: Ensemble, pairs: np.ndarray, poin
             raise InferenceError(f"configuration {number} is not verified: a path joins verified ones; "
                                  f"valid: {listed or 'none'}")  # fmt: skip
     z = unbounded(ensemble.prior, ensemble.theta[pairs.ravel()]).reshape(*pairs.shape, -1)
-    return replace(density_paths(density, z[:, 0], z[:, 1], points), pairs=pairs)
+    if surrogate is None:
+        return replace(density_paths(density, z[:, 0], z[:, 1], points), pairs=pairs)
+    known = unbounded(ensemble.prior, ensemble.members)
+    via = [known[chain] for chain in chains(surrogate, known, np.searchsorted(members, pairs))]
+    found = density_paths(Refined(density, surrogate), z[:, 0], z[:, 1], points, _CHAIN_KNOTS, via=via)
+    return replace(found, pairs=pairs)
 
 
 def _relax(density: Density, line: Tensor, spline: Tensor, steps: int) -> Tensor:

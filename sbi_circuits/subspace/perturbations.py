@@ -17,13 +17,13 @@ from sbi_circuits.errors import InferenceError, UnknownNameError
 from sbi_circuits.features import DEFINED, FeatureSet
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.prior import Parameter, Prior
-from sbi_circuits.subspace.proof import feature_unit
 from sbi_circuits.subspace.resimulate import (
     FeatureChange,
     Resimulated,
     Runner,
     circuit_of,
     feature_change,
+    feature_unit,
     members_of,
     resimulate,
 )

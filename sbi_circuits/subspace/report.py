@@ -8,7 +8,7 @@ import numpy as np
 from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import UNOBSERVED
-from sbi_circuits.inference import Posterior
+from sbi_circuits.inference import Posterior, TrainingData
 from sbi_circuits.seeds import generator, stream_key
 from sbi_circuits.subspace.between import Comparison
 from sbi_circuits.subspace.conditioning import Bounds, Conditional, Conditioner
@@ -20,6 +20,7 @@ from sbi_circuits.subspace.local import (
     LocalGeometry,
     bending,
     fisher,
+    from_information,
     local_geometry,
     pooled,
     principal_angles,
@@ -30,12 +31,14 @@ from sbi_circuits.subspace.perturbations import Effect, FeatureValue
 from sbi_circuits.subspace.proof import (
     DirectionProof,
     PointProof,
+    prove_controls,
     prove_directions,
     prove_draws,
     prove_paths,
     prove_walks,
 )
 from sbi_circuits.subspace.resimulate import Runner, circuit_of, members_of, require_match
+from sbi_circuits.subspace.surrogate import Refined, Surrogate, learn
 
 _LEAST_MEMBERS = 3
 _COMPARED = 3  # stiff directions of curvature and Fisher matrix
@@ -48,7 +51,8 @@ class Plan:
     Args:
         members: at which the local geometry is measured and directions are proved.
         lengths: of moves along directions, prior standard deviations.
-        paths, points: how many paths, and points of each.
+        paths, points: how many paths, and points of each; controls: whether straight lines between their ends and
+            lines in random directions are simulated as well, which should not stay.
         walks, steps, step: how many walks, their steps and the length of each.
         conditions: (fixed, bounded) pairs; draws: of each that are simulated.
         seed: of every choice here.
@@ -58,6 +62,7 @@ class Plan:
     lengths: tuple[float, ...] = (0.25, 0.5)
     paths: int = 6
     points: int = 9
+    controls: bool = True
     walks: int = 6
     steps: int = 5
     step: float = 0.2
@@ -82,11 +87,12 @@ class SubspaceReport:
         composites: name -> (K,) value of each member, in the unit the circuit gives it.
         local: information of the data at some members, on the ridge near them; average: over them.
         expected: Fisher matrix of the learned likelihood, averaged over the simulations of these members.
+        learned: information of one simulation about these members, by the surrogate, on average; None without one.
         bent: angles between their tangent spaces.
         covered: how much of the posterior the members cover.
-        directions: feature changes along the sloppiest and stiffest direction of the average, the sloppiest one at each
-            member ("sloppy here"), and a random one.
-        paths, paths_proof; walks, walks_proof: None where none were asked for.
+        directions: feature changes along the sloppiest and stiffest direction of the sum of `average` and `learned`,
+            the sloppiest one at each member ("sloppy here"), and a random one.
+        paths, paths_proof; walks, walks_proof: None where none were asked for; controls: see `prove_controls`.
         conditionals: draws under conditions, with the proof of some of them.
         comparison: with other observations; effects: of perturbations; features: worth measuring.
     """
@@ -100,8 +106,10 @@ class SubspaceReport:
     bent: Bending
     covered: Coverage
     directions: DirectionProof
+    learned: LocalGeometry | None = None
     paths: Paths | None = None
     paths_proof: PointProof | None = None
+    controls: Mapping[str, PointProof] = field(default_factory=dict)
     walks: Walks | None = None
     walks_proof: PointProof | None = None
     conditionals: tuple[tuple[Conditional, PointProof], ...] = ()
@@ -126,6 +134,7 @@ class SubspaceReport:
             self.directions.summary(),
         ]
         lines += [self.paths_proof.summary("paths")] if self.paths_proof else []
+        lines += [proof.summary(f"control, {name} lines") for name, proof in self.controls.items()]
         lines += [self.walks_proof.summary("sloppy walks")] if self.walks_proof else []
         for conditional, proof in self.conditionals:
             lines.append(f"{conditional.summary(names)}; {proof.summary('simulated')}")
@@ -141,7 +150,13 @@ class SubspaceReport:
         stiff = max(1, min(_COMPARED, len(self.ensemble.prior) - 1))
         angles = principal_angles(self.average.directions[0, :stiff], self.expected.directions[0, :stiff])
         first = loadings(self.expected.stiff[0], self.ensemble.prior.names)
-        return (f"Fisher matrix of the learned likelihood: stiffest {first}; its {stiff} stiffest lie "
+        text = (f"Fisher matrix of the learned likelihood: stiffest {first}; its {stiff} stiffest lie "
+                f"{np.degrees(angles.mean()):.0f} degrees from those of the curvature")  # fmt: skip
+        if self.learned is None:
+            return text
+        angles = principal_angles(self.average.directions[0, :stiff], self.learned.directions[0, :stiff])
+        first, last = (loadings(x[0], self.ensemble.prior.names) for x in (self.learned.stiff, self.learned.sloppy))
+        return (f"{text}\nsimulations near the set: stiffest {first}, sloppiest {last}; {stiff} stiffest "
                 f"{np.degrees(angles.mean()):.0f} degrees from those of the curvature")  # fmt: skip
 
 
@@ -152,8 +167,9 @@ def loadings(direction: np.ndarray, names: Sequence[str], most: int = 4) -> str:
 
 
 def analyse(
-    posterior: Posterior, ensemble: Ensemble, plan: Plan | None = None, runner: Runner | None = None
-) -> SubspaceReport:
+    posterior: Posterior, ensemble: Ensemble, plan: Plan | None = None, runner: Runner | None = None,
+    known: TrainingData | None = None,
+) -> SubspaceReport:  # fmt: skip
     """Geometry of an ensemble's subspace, with the simulations that prove it.
 
     Args:
@@ -161,6 +177,7 @@ def analyse(
         ensemble: with three verified members or more; `grow` it first for hundreds.
         plan: how much to look at.
         runner: how to simulate.
+        known: see `grow`.
 
     Raises:
         InferenceError: an ensemble that is not the posterior's, or with too few members.
@@ -175,24 +192,29 @@ def analyse(
     given = [conditions.given(fixed, bounded, n=1000) for fixed, bounded in plan.conditions]
     density, z = conditions.density, unbounded(ensemble.prior, ensemble.members)
     chosen = farthest_points(z, min(plan.members, k), first=int(generator(plan.seed, "first").integers(k)))
-    local = local_geometry(density, ridge(density, z[chosen]))
-    average = pooled(local)
+    local, surrogate = local_geometry(density, ridge(density, z[chosen])), learn(ensemble, known)
+    average, learned = pooled(local), _learned(surrogate, z[chosen])
     sloppy = max(1, int(average.dimension[0]))
-    known = members_of(ensemble).only(ensemble.observation.states != UNOBSERVED)[chosen]
+    seen = members_of(ensemble).only(ensemble.observation.states != UNOBSERVED)[chosen]
     report = SubspaceReport(
         ensemble=ensemble, overall=global_geometry(ensemble.members, ensemble.prior, plan.seed) if k >= 20 else None,
         composites=circuit.composite_values(ensemble.members), local=local, average=average,
-        expected=pooled(fisher(posterior, z[chosen], known.values, known.states)),
+        expected=pooled(fisher(posterior, z[chosen], seen.values, seen.states)),
         bent=bending(local, min(sloppy, len(posterior.prior) - 1) or 1, seed=plan.seed),
         covered=coverage(density, ensemble.members, seed=plan.seed),
-        directions=prove_directions(ensemble, chosen, _directions(local, average, plan.seed), plan.lengths,
+        directions=prove_directions(ensemble, chosen, _directions(local, learned, plan.seed), plan.lengths,
                                     _own(runner, 0)),
+        learned=None if learned is None else pooled(learned),
     )  # fmt: skip
     if plan.paths:
-        paths = ensemble_paths(density, ensemble, path_ends(ensemble, plan.paths, plan.seed), plan.points)
-        report = replace(report, paths=paths, paths_proof=prove_paths(ensemble, paths, _own(runner, 1)))
+        ends = path_ends(ensemble, plan.paths, plan.seed)
+        paths = ensemble_paths(density, ensemble, ends, plan.points, surrogate)
+        proof = prove_paths(ensemble, paths, _own(runner, 1))
+        controls = prove_controls(ensemble, paths, proof, _own(runner, 1), plan.seed) if plan.controls else {}
+        report = replace(report, paths=paths, paths_proof=proof, controls=controls)
     if plan.walks and plan.steps:
-        walks = walk(density, z[chosen[: plan.walks]], sloppy, steps=plan.steps, step=plan.step)
+        followed = density if surrogate is None else Refined(density, surrogate)
+        walks = walk(followed, z[chosen[: plan.walks]], sloppy, steps=plan.steps, step=plan.step)
         report = replace(report, walks=walks, walks_proof=prove_walks(ensemble, walks, _own(runner, 2)))
     proved = [(c, prove_draws(ensemble, c.theta[: plan.draws], _own(runner, 3 + i))) for i, c in enumerate(given)]
     return replace(report, conditionals=tuple(proved))
@@ -213,11 +235,21 @@ def path_ends(ensemble: Ensemble, n: int, seed: int = 0) -> np.ndarray:
     return np.asarray(np.column_stack([members[starts], members[ends]]))
 
 
-def _directions(local: LocalGeometry, average: LocalGeometry, seed: int) -> dict[str, np.ndarray]:
-    """On average over members, at each of them (noisier, as a flow is nowhere exact), and at random."""
+def _learned(surrogate: Surrogate | None, z: np.ndarray) -> LocalGeometry | None:
+    return None if surrogate is None else from_information(z, surrogate.information(z))
+
+
+def _directions(local: LocalGeometry, learned: LocalGeometry | None, seed: int) -> dict[str, np.ndarray]:
+    """On average over members, at each of them (noisier), and at random.
+
+    By the sum of what the posterior's curvature and the simulations near the set say: a direction is sloppy where
+    neither of the two estimates sees information.
+    """
     random = generator(seed, "random directions").standard_normal(local.z.shape)
     random /= np.linalg.norm(random, axis=1, keepdims=True)
-    return {"sloppy": average.sloppy[0], "sloppy here": local.sloppy, "random": random, "stiff": average.stiff[0]}
+    both = local if learned is None else from_information(local.z, local.information + learned.information)
+    average = pooled(both)
+    return {"sloppy": average.sloppy[0], "sloppy here": both.sloppy, "random": random, "stiff": average.stiff[0]}
 
 
 def _own(runner: Runner, k: int) -> Runner:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import hypergeom
 
 from sbi_circuits.campaign import Campaign, TableProposal, run_campaign
 from sbi_circuits.circuit import Circuit, get_circuit
@@ -20,8 +21,12 @@ from sbi_circuits.inference import Posterior
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.prior import Prior
 from sbi_circuits.seeds import stream_key
-from sbi_circuits.verification import Judgement, judge, seed_to_seed
+from sbi_circuits.verification import Judgement, judge
+from sbi_circuits.verification_spread import deviations, prior_variance
 
+SCREENED = "screened"  # in place of an outcome: a seed that was not simulated, as the first one had gone astray
+_NEARLY_ALL = 0.9
+_FEW = 8  # members that cannot tell their own variability
 
 @dataclass(frozen=True)
 class Runner:
@@ -135,19 +140,27 @@ def resimulate(
     Raises:
         PriorError: a configuration outside the circuit's prior.
     """
+    return _simulated(circuit, theta, feature_set, protocol, runner, runner.repeats, "subspace")
+
+
+def _simulated(
+    circuit: Circuit, theta: np.ndarray, feature_set: FeatureSet, protocol: Mapping[str, Any], runner: Runner,
+    repeats: int, key: str,
+) -> Resimulated:  # fmt: skip
+    """theta (n, P), `repeats` seeds each; the key tells the seeds of one call from those of another."""
     theta = np.atleast_2d(np.asarray(theta, dtype=float))
-    if not len(theta):
-        empty = (0, runner.repeats, feature_set.width)
+    if not theta.size or not repeats:
+        empty = (len(theta) if theta.size else 0, repeats, feature_set.width)
         return Resimulated(theta, np.zeros(empty), np.zeros(empty, np.uint8), np.zeros(empty[:2], dtype="<U8"))
     campaign = Campaign(
-        circuit=circuit, n=runner.repeats * len(theta), feature_set=feature_set, protocol=protocol_of(protocol),
-        seed=stream_key(runner.seed, "subspace") % 2**62, engine=runner.engine, unit=2 * runner.repeats,
-        proposal=TableProposal(np.repeat(theta, runner.repeats, axis=0), "subspace"),
+        circuit=circuit, n=repeats * len(theta), feature_set=feature_set, protocol=protocol_of(protocol),
+        seed=stream_key(runner.seed, key) % 2**62, engine=runner.engine, unit=2 * repeats,
+        proposal=TableProposal(np.repeat(theta, repeats, axis=0), "subspace"),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         table = run_campaign(campaign, Path(folder) / "table", workers=runner.workers, progress=runner.progress)
         rows = table.read()
-    shape = (len(theta), runner.repeats)
+    shape = (len(theta), repeats)
     return Resimulated(theta, rows.values.reshape(*shape, -1), rows.states.reshape(*shape, -1),
                        rows.outcome.astype(str).reshape(shape))  # fmt: skip
 
@@ -156,6 +169,41 @@ def resimulate_like(ensemble: Ensemble, theta: np.ndarray, runner: Runner) -> Re
     """`resimulate` with the circuit, the features and the protocol of an ensemble."""
     circuit = circuit_of(ensemble.provenance, ensemble.prior, runner.circuit)
     return resimulate(circuit, theta, ensemble.feature_set, ensemble.provenance["protocol"], runner)
+
+
+def screened(ensemble: Ensemble, theta: np.ndarray, runner: Runner) -> Resimulated:
+    """`resimulate_like` that spends one seed only on configurations which that seed shows to be far out.
+
+    Such a configuration is not verified, and its other seeds are marked SCREENED. One that reaches the full number
+    of seeds is judged as any other, so screening verifies nothing; see `in_reach` for what it may lose.
+    """
+    circuit = circuit_of(ensemble.provenance, ensemble.prior, runner.circuit)
+    how = (ensemble.feature_set, ensemble.provenance["protocol"])
+    first = _simulated(circuit, theta, *how, runner, 1, "first seed")
+    kept = in_reach(ensemble, first)
+    others = _simulated(circuit, first.theta[kept], *how, runner, runner.repeats - 1, "other seeds")
+    shape = (len(first), runner.repeats - 1)
+    values, states = np.zeros((*shape, first.values.shape[2])), np.full((*shape, first.values.shape[2]), UNOBSERVED)
+    outcomes = np.full(shape, SCREENED, dtype="<U16")
+    values[kept], states[kept], outcomes[kept] = others.values, others.states, others.outcomes
+    together = [np.concatenate(both, axis=1) for both in (
+        (first.values, values), (first.states, states.astype(np.uint8)), (first.outcomes, outcomes))]  # fmt: skip
+    return Resimulated(first.theta, *together)
+
+
+def in_reach(ensemble: Ensemble, first: Resimulated) -> np.ndarray:
+    """(n,) bool: whether the first seed of configurations leaves it open that the rule will verify them.
+
+    It ran to the end, defines at least half of the features that the observation defines, and in those stays within
+    the rule's bound, in standard deviations of one simulation and the recording's error: the observed circuit itself
+    goes astray here about as seldom as by the rule itself.
+    """
+    seen, found = ensemble.observation.states == DEFINED, ensemble.judgement
+    target = ensemble.encoder.scaled(ensemble.observation.values, ensemble.observation.states)
+    x, defined = ensemble.encoder.scaled(first.values, first.states)[:, 0], first.defined()[:, 0]
+    away = np.abs(x - target) / np.sqrt(found.unit**2 + found.error**2)
+    near = (np.where(defined & seen, away, 0.0) <= found.bound).all(1)
+    return np.asarray(first.ok[:, 0] & near & (2 * (defined & seen).sum(1) >= seen.sum()))
 
 
 def judged(ensemble: Ensemble, runs: Resimulated) -> Judgement:
@@ -170,9 +218,10 @@ class FeatureChange:
     Args:
         names: (F,) features.
         change: (n, F) signed difference of the mean scaled features; NaN where it cannot be taken.
-        size: (n,) root mean square over the compared features; infinite where no simulation ran to the end or a
-            feature that the reference has is gone.
-        noise: (n,) the size that seeds alone would give.
+        size: (n,) root mean square over the compared features; infinite where no simulation ran to the end, or a
+            feature is defined in so many more or fewer seeds than the reference's that it is gone, or new (`_apart`).
+        noise: (n,) the size that seeds alone would give, from how the seeds of both configurations differ: size^2 -
+            noise^2 is an unbiased estimate of the squared change.
         failed: (n,) bool: infinite size.
     """
 
@@ -200,6 +249,18 @@ class FeatureChange:
         """Root of the median of size^2 - noise^2; unlike the median of `excess`, not pushed up by seeds."""
         return float(np.sqrt(max(float(np.median(self.size**2 - self.noise**2)), 0.0))) if len(self.size) else 0.0
 
+    @property
+    def measured(self) -> "FeatureChange":
+        """Without those that failed."""
+        return self[~self.failed]
+
+    @property
+    def mean_square(self) -> tuple[float, float]:
+        """Mean of size^2 - noise^2 over those that did not fail, and its standard error; 0 and infinity of none."""
+        square = self.measured.size**2 - self.measured.noise**2
+        spread = float(square.std(ddof=1) / np.sqrt(len(square))) if len(square) > 1 else np.inf
+        return (float(square.mean()) if len(square) else 0.0), spread
+
     def within(self, limit: float = 2.0) -> float:
         """Share whose size, the noise of the seeds included, stays within `limit`; failures do not."""
         return float((self.size <= limit).mean()) if len(self.size) else 0.0
@@ -208,9 +269,17 @@ class FeatureChange:
         return FeatureChange(self.names, self.change[rows], self.size[rows], self.noise[rows])
 
 
-def variability(runs: Resimulated, observed: np.ndarray, encoder: FeatureEncoder) -> np.ndarray:
-    """Seed-to-seed standard deviation (F,) of one simulation, scaled features; see `verification.seed_to_seed`."""
-    return seed_to_seed(encoder.scaled(runs.values, runs.states), runs.defined(), observed)
+def feature_unit(ensemble: Ensemble) -> np.ndarray:
+    """Seed-to-seed standard deviation (F,) of one simulation of a member, scaled features.
+
+    The root mean square over the verified members, 2 % of the most variable left out, as verification counts it
+    (`verification_spread.prior_variance`); with fewer than eight members the rule's own unit.
+    """
+    if ensemble.verified.sum() < _FEW:
+        return ensemble.judgement.unit
+    runs = members_of(ensemble)
+    x, observed = ensemble.encoder.scaled(runs.values, runs.states), ensemble.observation.states
+    return np.sqrt(prior_variance(x, runs.defined(), observed).value)
 
 
 def feature_change(
@@ -221,7 +290,7 @@ def feature_change(
 
     Args:
         reference, changed: their simulations.
-        unit: (F,) from `variability`.
+        unit: (F,) from `feature_unit`.
         encoder: scales of the features.
         names: (F,) features.
         observed: (F,) states of the observation; only features that it has DEFINED are compared.
@@ -231,22 +300,41 @@ def feature_change(
     """
     if len(reference) not in (1, len(changed)):
         raise InferenceError(f"{len(changed)} changed configurations and {len(reference)} references do not pair up")
-    a, n_a = _means(reference, encoder)
-    b, n_b = _means(changed, encoder)
+    a, n_a, error_a = _means(reference, encoder, unit)
+    b, n_b, error_b = _means(changed, encoder, unit)
     wanted = observed == DEFINED
     compared = wanted & (n_a > 0) & (n_b > 0)
     difference = np.where(compared, (b - a) / unit, np.nan)
-    spread = np.where(compared, 1.0 / np.maximum(n_a, 1) + 1.0 / np.maximum(n_b, 1), np.nan)
-    usual = np.broadcast_to(wanted & (2 * n_a > reference.values.shape[1]), compared.shape)
-    broken = (usual & (n_b == 0)).any(1) | ~compared.any(1)
+    spread = np.where(compared, (error_a + error_b) / unit**2, np.nan)
+    seeds = reference.values.shape[1], changed.values.shape[1]
+    broken = (wanted & _apart(n_a, n_b, *seeds, int(wanted.sum()))).any(1) | ~compared.any(1)
     count = np.maximum(compared.sum(1), 1)
     size = np.sqrt(np.nansum(difference**2, axis=1) / count)
     noise = np.sqrt(np.nansum(spread, axis=1) / count)
     return FeatureChange(names, difference, np.where(broken, np.inf, size), noise)
 
 
-def _means(runs: Resimulated, encoder: FeatureEncoder) -> tuple[np.ndarray, np.ndarray]:
-    """Mean scaled features (n, F) over the seeds that define them, and how many do."""
+def _apart(n_a: np.ndarray, n_b: np.ndarray, seeds_a: int, seeds_b: int, features: int) -> np.ndarray:
+    """Where a feature is defined in n_a of seeds_a and n_b of seeds_b simulations, and chance does not explain it.
+
+    Fisher's exact test at .05 over all features and both sides. A few seeds can never tell by it: a feature that
+    nine in ten of the reference's seeds have and none of the others, or the reverse, is apart in any case.
+    """
+    total, drawn = n_a + n_b, (seeds_a + seeds_b, seeds_b)
+    level = 0.025 / max(features, 1)
+    fewer, more = hypergeom.cdf(n_b, drawn[0], total, drawn[1]), hypergeom.sf(n_b - 1, drawn[0], total, drawn[1])
+    share = n_a / seeds_a
+    certain = ((share >= _NEARLY_ALL) & (n_b == 0)) | ((share <= 1 - _NEARLY_ALL) & (n_b == seeds_b))
+    return np.asarray((fewer <= level) | (more <= level) | certain)
+
+
+def _means(runs: Resimulated, encoder: FeatureEncoder, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean scaled features (n, F) over the seeds that define them, how many do, and the variance of the mean.
+
+    The variance is that of the configuration's own seeds, or the unit's where fewer than two define a feature.
+    """
     x, defined = encoder.scaled(runs.values, runs.states), runs.defined()
-    count = defined.sum(1)
-    return np.where(defined, x, 0.0).sum(1) / np.maximum(count, 1), count
+    count, (squares, freedom) = defined.sum(1), deviations(x, defined)
+    variance = np.where(freedom > 0, squares / np.maximum(freedom, 1), unit**2)
+    mean = np.where(defined, x, 0.0).sum(1) / np.maximum(count, 1)
+    return mean, count, variance / np.maximum(count, 1)

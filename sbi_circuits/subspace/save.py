@@ -56,11 +56,12 @@ def load_subspace(path: str | Path) -> xr.DataTree:
 
 
 def to_tree(report: SubspaceReport) -> xr.DataTree:
-    """A report as groups members, global, local, directions, paths, walks, conditionals, comparison, effects."""
+    """A report as groups members, global, local, directions, paths, walks, controls, conditionals and the rest."""
     groups = {
         "members": _members(report), "local": _local(report), "directions": _directions(report),
         **({"global": _global(report)} if report.overall else {}),
         **_moves("paths", report.paths, report.paths_proof), **_moves("walks", report.walks, report.walks_proof),
+        **{f"control_{name}": _control(proof) for name, proof in report.controls.items()},
         **{f"conditional_{k}": _conditional(report, k) for k in range(len(report.conditionals))},
         **({"comparison": _comparison(report)} if report.comparison else {}),
         **({"effects": _effects(report)} if report.effects else {}),
@@ -103,9 +104,22 @@ def _global(report: SubspaceReport) -> dict[str, Any]:
     }
 
 
+def _control(proof: PointProof) -> dict[str, Any]:
+    dims, shape = ("path", "inner_point"), proof.verified.shape
+    return {
+        "theta": ((*dims, "parameter"), proof.runs.theta.reshape(*shape, -1)), "size": (dims, proof.size),
+        "verified": (dims, proof.verified), "failure_rate": ((), proof.failure_rate),
+    }  # fmt: skip
+
+
 def _local(report: SubspaceReport) -> dict[str, Any]:
     names, average = ("configuration", "direction", "parameter"), report.average
+    learned = {} if report.learned is None else {
+        "learned_eigenvalues": ((names[1],), report.learned.eigenvalues[0]),
+        "learned_directions": (names[1:], report.learned.directions[0]),
+    }  # fmt: skip
     return {
+        **learned,
         "z": ((names[0], names[2]), report.local.z), "eigenvalues": (names[:2], report.local.eigenvalues),
         "directions": (names, report.local.directions), "average_eigenvalues": ((names[1],), average.eigenvalues[0]),
         "average_directions": (names[1:], average.directions[0]),
@@ -134,7 +148,8 @@ def _moves(name: str, found: Paths | Walks | None, proof: PointProof | None) -> 
     dims = ("path", "point")
     content = {
         "theta": ((*dims, "parameter"), found.theta), "log_prob": (dims, found.log_prob),
-        "size": (dims, proof.size), "verified": (dims, proof.verified), "failure_rate": ((), proof.failure_rate),
+        "size": (dims, proof.size), "from_recording": (dims, proof.recording.size.reshape(proof.verified.shape)),
+        "verified": (dims, proof.verified), "failure_rate": ((), proof.failure_rate),
         "change": ((*dims, "feature"), proof.change.change.reshape(*proof.verified.shape, -1)),
     }  # fmt: skip
     if isinstance(found, Paths):
