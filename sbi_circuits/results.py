@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 _ENGINE: Literal["h5netcdf"] = "h5netcdf"  # of the NetCDF engines the one that ArviZ installs
 _PACKAGES = ("sbi-circuits", "numpy", "torch", "xarray")
 _FEATURE, _SEEDS = ("feature",), ("configuration", "repeat")
+_ENCODER = {"columns": ("encoder_column",), "ranks": ("feature", "encoder_rank")}  # the other arrays are per feature
 _DRAWS = ("chain", "draw")
 
 
@@ -163,7 +164,7 @@ def _observed(ensemble: Ensemble) -> xr.Dataset:
 def _constant(ensemble: Ensemble) -> xr.Dataset:
     found, by_feature = ensemble.judgement, ("configuration", "feature")
     encoder = {
-        f"encoder_{name}": (("encoder_column",) if name == "columns" else _FEATURE, values)
+        f"encoder_{name}": (_ENCODER.get(name, _FEATURE), values)
         for name, values in ensemble.encoder.to_arrays().items()
     }
     variables = {
@@ -230,7 +231,7 @@ def _rebuild(tree: xr.DataTree) -> Ensemble:
             kept.get("sampling_error", np.full(len(features.names), np.nan)),  # not kept by the first releases
         ),
         criterion=Criterion(**json.loads(attrs["criterion"])),
-        encoder=FeatureEncoder(**{f.name: kept[f"encoder_{f.name}"] for f in fields(FeatureEncoder)}),
+        encoder=FeatureEncoder.from_arrays({k.removeprefix("encoder_"): v for k, v in kept.items()}),
         seed=int(attrs["seed"]),
         trust=str(attrs["trust"]),
         provenance=json.loads(attrs["provenance"]),

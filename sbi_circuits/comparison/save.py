@@ -53,7 +53,7 @@ def load_classifier(folder: str | Path) -> CircuitClassifier:
 
 def _rebuild(manifest: dict[str, Any], tensors: Tensors) -> CircuitClassifier:
     names, features = tuple(manifest["circuits"]), tuple(manifest["feature_names"])
-    encoder = FeatureEncoder(**arrays(tensors, "encoder"))
+    encoder = FeatureEncoder.from_arrays(arrays(tensors, "encoder"))
     members = Members(encoder.inputs, len(names), ClassifierConfig(**manifest["config"]), seed=0)
     members.load_state_dict(part(tensors, "members"))
     reach = {}

@@ -42,7 +42,7 @@ def load_estimator(folder: str | Path) -> EstimatedPosterior:
 
 def _rebuild(manifest: dict[str, Any], tensors: Tensors) -> EstimatedPosterior:
     prior = Prior.from_toml(manifest["prior"])
-    encoder = FeatureEncoder(**arrays(tensors, "encoder"))
+    encoder = FeatureEncoder.from_arrays(arrays(tensors, "encoder"))
     support = Support(**arrays(tensors, "support"))
     weights = part(tensors, "density")
     density: LogDensity

@@ -1,28 +1,34 @@
-"""The coordinates in which the Gaussian regression that flows start from predicts held-out rows better."""
+"""The coordinates and scales with which the Gaussian regression that flows start from predicts held-out rows better."""
 
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sbi_circuits.inference import mixtures
-from sbi_circuits.inference.config import FlowSpec
-from sbi_circuits.inference.coordinates import bound, prior_log_prob
+from sbi_circuits.inference.config import FlowSpec, TrainingConfig
+from sbi_circuits.inference.coordinates import bound, prior_log_prob, to_z
+from sbi_circuits.inference.data import TrainingData
+from sbi_circuits.inference.encode import SCALINGS, FeatureEncoder
 from sbi_circuits.inference.gaussian import GaussianStart
+from sbi_circuits.inference.long import LongFamily, long_families
 from sbi_circuits.inference.members import Place, frame, place
 from sbi_circuits.inference.optimise import Rows
+from sbi_circuits.inference.stored import StoredFeatures
 
 _LOG_WIDTHS = (0.0, 0.4, 0.9, 3.4)
 # "normal" must be better than the default by so many standard errors, and by so many nats a parameter: what mixtures
 # learn beyond the regression is more in "uniform" ones (slcp: the regression lost .13 nats there, the members won .3).
 _ERRORS, _MARGIN = 2.0, 0.03
 _CHUNK = 1024
+_ENOUGH = 20_000  # rows that tell which scales are better
 
 
 def fitted_start(spec: FlowSpec, training: Rows, validation: Rows) -> GaussianStart:
     """The Gaussian regression that all members begin with."""
-    start = GaussianStart(spec.parameters, len(spec.missing), spec.missing).to(training.z.device)
+    start = GaussianStart(spec.parameters, len(spec.missing), spec.missing, spec.long).to(training.z.device)
     rows = [(r.z, r.features.inputs(), r.weights) for r in (training, validation)]
     start.fit(*rows[0], *rows[1])
     return start
@@ -38,8 +44,48 @@ def better_coordinates(spec: FlowSpec, training: Mapping[str, Rows], validation:
     starts = {name: fitted_start(spec, training[name], validation[name]) for name in ("uniform", "normal")}
     gains = {name: _gains(start, validation[name], name) for name, start in starts.items()}
     lead = (gains["normal"] - gains["uniform"]) * validation["uniform"].weights.cpu()
-    least = max(_ERRORS * float(lead.std()) / len(lead) ** 0.5, _MARGIN * spec.parameters)
-    return "normal" if float(lead.mean()) > least else "uniform"
+    return "normal" if _clear(lead, spec.parameters) else "uniform"
+
+
+def _clear(lead: Tensor, parameters: int) -> bool:
+    """Whether a lead (n,) in nats is more than chance, and worth it."""
+    return float(lead.mean()) > max(_ERRORS * float(lead.std()) / len(lead) ** 0.5, _MARGIN * parameters)
+
+
+def better_scaling(data: TrainingData, config: TrainingConfig, training: np.ndarray, validation: np.ndarray) -> str:
+    """ "robust", unless the regression on ranks gains clearly more over the prior.
+
+    Args:
+        config: resolved.
+        training, validation: which rows of the data; of many some are looked at.
+    """
+    training, validation = (part[:: -(-len(part) // _ENOUGH)] for part in (training, validation))
+    index, cut = np.concatenate([training, validation]), len(training)
+    where = "normal" if config.coordinates == "normal" else "uniform"
+    gains = {name: _scaled_gains(data, config, index, cut, name, where) for name in SCALINGS}
+    return "rank" if _clear(gains["rank"] - gains["robust"], len(data.prior)) else "robust"
+
+
+def _scaled_gains(
+    data: TrainingData, config: TrainingConfig, index: np.ndarray, cut: int, scaling: str, where: str
+) -> Tensor:
+    """Gains (n,) of the rows after the first `cut`, by which scales and regression are found."""
+    values, states = data.values[index], data.states[index]
+    encoder = FeatureEncoder.fit(values, states, config.drop > 0, np.arange(cut), scaling)
+    stored, z = StoredFeatures.of(encoder, values, states), torch.as_tensor(to_z(data.prior, data.theta[index], where))
+    spec = FlowSpec.of(
+        config, len(data.prior), encoder.inputs, encoder.missing, embedded(config, data.feature_names, encoder)
+    )
+    groups, ones = torch.zeros(values.shape[1], dtype=torch.long), torch.ones(len(index))
+    parts = [np.arange(cut), np.arange(cut, len(index))]
+    first, second = (Rows(z[part].float(), stored.only(part), groups, ones[part]) for part in parts)
+    return _gains(fitted_start(spec, first, second), second, where)
+
+
+def embedded(config: TrainingConfig, names: tuple[str, ...], encoder: FeatureEncoder) -> tuple[LongFamily, ...]:
+    """The families that are read as a few numbers."""
+    wanted = config.embedding == "long" or (config.embedding == "auto" and config.family == "batched")
+    return long_families(names, encoder) if wanted else ()
 
 
 @torch.no_grad()

@@ -1,9 +1,12 @@
 """What to train and how; zero means "derived from the table's size"."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sbi_circuits.errors import InferenceError, UnknownNameError
+from sbi_circuits.inference.encode import SCALINGS
+from sbi_circuits.inference.long import LongFamily
 
 FAMILIES = ("batched", "zuko", "nflows")
 TRANSFORMS = ("mixture", "autoregressive", "coupling", "affine")
@@ -11,6 +14,7 @@ LIBRARY_TRANSFORMS = ("autoregressive", "coupling")  # of zuko and nflows
 BOUNDED_TRANSFORMS = ("mixture",)  # keep within the prior's bounds on their own
 WEIGHTINGS = ("equal", "validation")
 IMPORTANCE = ("truncated", "none")
+EMBEDDINGS = ("auto", "none", "long")
 _SUBSETS_TAKE = 2.5  # times as many epochs
 
 
@@ -46,6 +50,10 @@ class TrainingConfig:
         importance: what to do with rows that were not drawn from the prior: "truncated" weighs them towards the
             prior (see `local_weights`), "none" takes their proposal as the prior.
         device: "auto", "cpu" or "cuda".
+        embedding: how families of more than 64 features (a spectrum, binned counts) are read: "long", as a few numbers,
+            see `long` ("batched" only), or "none", each feature as an input of its own. "auto": "long" where there are.
+        scaling: of the features before they enter: "robust", or "rank", see `FeatureEncoder`. "auto": "robust", unless
+            the regression that flows start from predicts clearly better with ranks.
 
     Raises:
         InferenceError, UnknownNameError: for a value that cannot be.
@@ -77,6 +85,8 @@ class TrainingConfig:
     weighting: str = "equal"
     importance: str = "truncated"
     device: str = "auto"
+    embedding: str = "auto"
+    scaling: str = "robust"
 
     def __post_init__(self) -> None:
         _one_of("flow family", self.family, FAMILIES)
@@ -88,6 +98,9 @@ class TrainingConfig:
         _one_of("weighting", self.weighting, WEIGHTINGS)
         _one_of("importance", self.importance, IMPORTANCE)
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
+        embeddings = EMBEDDINGS if self.family == "batched" else ("auto", "none")
+        _one_of(f"embedding of family {self.family!r}", self.embedding, embeddings)
+        _one_of("scaling", self.scaling, ("auto", *SCALINGS))
         for name in ("members", "hidden", "width", "layers", "bins", "blocks", "batch", "epochs", "patience"):
             _within(name, getattr(self, name), 0, float("inf"))
         _within("bins", self.bins or 2, 2, 256)
@@ -140,6 +153,7 @@ class FlowSpec:
         inputs: C, width of the encoded features.
         missing: (D,) for each of the first D inputs, the input that says it is unobserved; -1 for none.
         family, transform, coordinates, members, hidden, width, layers, bins, blocks, dropout: as in `TrainingConfig`.
+        long: the families that are read as a few numbers.
     """
 
     parameters: int
@@ -155,13 +169,23 @@ class FlowSpec:
     bins: int
     blocks: int
     dropout: float
+    long: tuple[LongFamily, ...] = ()
 
     @classmethod
-    def of(cls, config: TrainingConfig, parameters: int, inputs: int, missing: tuple[int, ...]) -> "FlowSpec":
+    def of(
+        cls, config: TrainingConfig, parameters: int, inputs: int, missing: tuple[int, ...],
+        long: tuple[LongFamily, ...] = (),
+    ) -> "FlowSpec":  # fmt: skip
         names = (
             "family", "transform", "coordinates", "members", "hidden", "width", "layers", "bins", "blocks", "dropout",
         )  # fmt: skip
-        return cls(parameters, inputs, missing, **{name: getattr(config, name) for name in names})
+        return cls(parameters, inputs, missing, **{name: getattr(config, name) for name in names}, long=long)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "FlowSpec":
+        """What `dataclasses.asdict` gave, as JSON keeps it; posteriors of the first releases have no `long`."""
+        long = tuple(LongFamily.from_dict(family) for family in content.get("long", ()))
+        return cls(**{**content, "missing": tuple(content["missing"]), "long": long})
 
 
 def _one_of(kind: str, value: str, valid: tuple[str, ...]) -> None:

@@ -3,11 +3,12 @@
 A value enters as [defined * scaled value, undefined, unobserved]; a column "defined" would be redundant.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from sbi_circuits.errors import InferenceError
@@ -20,6 +21,8 @@ _SKEWED = 2.0
 _BLOCK = 2**22  # entries of the columns that are looked at together
 _ENOUGH = 2**17  # rows that tell a scale well enough
 _WHOLE_FAMILIES = 0.75  # of the rows that lose features
+SCALINGS = ("robust", "rank")
+_SCORES = np.linspace(-3.0, 3.0, 61)  # quantiles of a standard normal at which ranks are known
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,8 @@ class FeatureEncoder:
         columns: (C,) which of the 3 F columns [values, undefined, unobserved] the network sees.
         droppable: (F,) bool: the network was trained to do without this feature.
         can_undefine: (F,) bool: the network has seen this feature both defined and undefined.
+        ranks: (F, 122) of rank scaling: 61 scaled values, then the normal quantile that each becomes, straight lines
+            between them; None where the scaled values stay as they are.
     """
 
     log: np.ndarray
@@ -42,15 +47,19 @@ class FeatureEncoder:
     columns: np.ndarray
     droppable: np.ndarray
     can_undefine: np.ndarray
+    ranks: np.ndarray | None = None
 
     @classmethod
     def fit(
-        cls, values: np.ndarray, states: np.ndarray | PackedStates, dropping: bool, rows: np.ndarray | None = None
-    ) -> "FeatureEncoder":
+        cls, values: np.ndarray, states: np.ndarray | PackedStates, dropping: bool, rows: np.ndarray | None = None,
+        scaling: str = "robust",
+    ) -> "FeatureEncoder":  # fmt: skip
         """Find scales on the DEFINED entries of values (n, F), and the columns that vary.
 
         Args:
             rows: which of the rows to look at; all where None.
+            scaling: "robust": by median and interquartile range, logarithms of what is skewed; "rank": each feature
+                becomes normal over the rows (van der Waerden's scores).
 
         Raises:
             InferenceError: if no feature varies.
@@ -64,7 +73,12 @@ class FeatureEncoder:
             raise InferenceError("no feature varies over the table; there is nothing to learn from")
         droppable = informative & (defined | undefined) & (dropping | unobserved)
         kept = np.flatnonzero(np.concatenate([varies, can_undefine, droppable]))
-        return cls(log.astype(bool), unit, centre, scale, kept, droppable, can_undefine)
+        found = cls(log.astype(bool), unit, centre, scale, kept, droppable, can_undefine)
+        if scaling == "robust":
+            return found
+        pairs = enumerate(feature_columns(values, PackedStates.of(states), rows))
+        ranks = [_ranks(found._unbent(x[s == DEFINED], f)) for f, (x, s) in pairs]
+        return replace(found, ranks=np.array(ranks))
 
     @property
     def inputs(self) -> int:
@@ -85,11 +99,17 @@ class FeatureEncoder:
 
     def scaled(self, values: np.ndarray, states: np.ndarray) -> np.ndarray:
         """Scaled values (*, F), zero where not defined; the tails grow as arcsinh beyond 3."""
-        x = np.where(states == DEFINED, values, 0.0)
-        x = np.where(self.log, _signed_log(x, self.unit), x)
-        x = (x - self.centre) / self.scale
+        x = self._unbent(np.where(states == DEFINED, values, 0.0))
+        if self.ranks is not None:
+            x = np.stack([_scores(x[..., f], row) for f, row in enumerate(self.ranks)], axis=-1)
         tail = np.sign(x) * (_TAIL + np.arcsinh(np.maximum(np.abs(x) - _TAIL, 0.0)))
         return np.where(states == DEFINED, np.where(np.abs(x) > _TAIL, tail, x), 0.0)
+
+    def _unbent(self, x: np.ndarray, feature: int | slice = slice(None)) -> np.ndarray:
+        """x (*, F), or (*,) of one feature, after logarithm, centre and scale."""
+        log, unit, centre, scale = (a[feature] for a in (self.log, self.unit, self.centre, self.scale))
+        found: np.ndarray = (np.where(log, _signed_log(x, unit), x) - centre) / scale
+        return found
 
     def tensors(self, values: np.ndarray, states: np.ndarray, dtype: torch.dtype) -> "EncodedFeatures":
         """Encoded rows; a state the network has never seen for a feature counts as unobserved."""
@@ -107,7 +127,13 @@ class FeatureEncoder:
         return np.where(unseen & self.droppable, UNOBSERVED, states)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        known = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: np.asarray(value) for name, value in known.items() if value is not None}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "FeatureEncoder":
+        """What `to_arrays` gave, with whatever else is in the mapping left out."""
+        return cls(**{f.name: arrays[f.name] for f in fields(cls) if f.name in arrays})
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +214,24 @@ def _column(x: np.ndarray, states: np.ndarray) -> tuple[bool, float, float, floa
 
 def _signed_log(x: np.ndarray, unit: np.ndarray | float) -> np.ndarray:
     return np.sign(x) * np.log1p(np.abs(x) / unit)
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """(122,) values at 61 quantiles, and the score of each: of the middle of the ranks that equal values share."""
+    if not len(x):
+        return np.concatenate([_SCORES, _SCORES])
+    x, least = np.sort(x), 0.5 / len(x)
+    knots = np.unique(np.quantile(x, np.clip(ndtr(_SCORES), least, 1.0 - least)))
+    below, upto = (np.searchsorted(x, knots, side) / len(x) for side in ("left", "right"))
+    scores = ndtri(np.clip(0.5 * (below + upto), least, 1.0 - least))
+    more = len(_SCORES) - len(knots)
+    return np.concatenate([np.pad(a, (0, more), mode="edge") for a in (knots, scores)])
+
+
+def _scores(x: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Scores (*,) of x (*,); beyond the outermost values they go on with slope one."""
+    knots, scores = np.split(ranks, 2)
+    return np.interp(x, knots, scores) + np.minimum(x - knots[0], 0.0) + np.maximum(x - knots[-1], 0.0)
 
 
 def _skewness(x: np.ndarray) -> float:

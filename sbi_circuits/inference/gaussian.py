@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sbi_circuits.inference.long import Columns, LongFamily, Summary
+
 _RIDGES = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 _LOG_2PI = math.log(2.0 * math.pi)
 _CHUNK = 1024  # rows whose inputs exist at one time
@@ -38,6 +40,7 @@ class GaussianStart(nn.Module):
         parameters: P.
         measured: D, how many of the first input columns are values or "undefined" indicators.
         missing: (D,) for each of them, the input column that says it is unobserved; -1 where it never is.
+        long: families of which it sees the summary, after the other columns; D then counts both.
     """
 
     centre: Tensor
@@ -47,8 +50,17 @@ class GaussianStart(nn.Module):
     covariance: Tensor
     missing: Tensor
 
-    def __init__(self, parameters: int, measured: int, missing: tuple[int, ...]):
+    def __init__(
+        self, parameters: int, measured: int, missing: tuple[int, ...], long: tuple[LongFamily, ...] = ()
+    ):
         super().__init__()
+        self.summaries = nn.ModuleList(Summary(family) for family in long)
+        self.short: Columns | None = None  # all of them
+        if long:
+            elsewhere = {i for family in long for i in family.inputs}
+            short = tuple(i for i in range(measured) if i not in elsewhere)
+            self.short, missing = Columns(short), tuple(missing[i] for i in short)
+            measured = len(missing) + sum(family.axes for family in long)
         self.register_buffer("centre", torch.zeros(measured))
         self.register_buffer("features", torch.eye(measured))
         self.register_buffer("cross", torch.zeros(measured, parameters))
@@ -68,7 +80,10 @@ class GaussianStart(nn.Module):
         Returns:
             The gain over the prior on the held-out rows, nats a row; 0 where the prior itself won.
         """
-        prior = {name: value.clone() for name, value in self.named_buffers()}
+        for summary in self.summaries:
+            assert isinstance(summary, Summary)
+            summary.fit(inputs, len(z), z.device)
+        prior = {name: value.clone() for name, value in self.state_dict().items()}
         best, kept = float(self._score(z_held, inputs_held, weights_held)), prior
         zero = best
         sums = self._sums(z, inputs, weights)
@@ -76,7 +91,7 @@ class GaussianStart(nn.Module):
             self._estimate(sums, ridge)
             score = float(self._score(z_held, inputs_held, weights_held))
             if score > best:  # never for NaN
-                best, kept = score, {name: value.clone() for name, value in self.named_buffers()}
+                best, kept = score, {name: value.clone() for name, value in self.state_dict().items()}
         self.load_state_dict(kept)
         return best - zero
 
@@ -90,7 +105,7 @@ class GaussianStart(nn.Module):
         for part, share in zip(parts, shares, strict=True):
             x = inputs[part]
             seen = self.seen(x).double()
-            total += share @ (x[:, :d].double() * seen)
+            total += share @ (self._columns(x).double() * seen)
             seen_total += share @ seen
             mean += share @ z[part].double()
         self.centre.copy_(total / seen_total.clamp(min=1.0 / len(w)))
@@ -123,7 +138,16 @@ class GaussianStart(nn.Module):
     def seen(self, inputs: Tensor) -> Tensor:
         """(*, D) one where a column of inputs (*, C) is observed."""
         flags = inputs[..., self.missing.clamp(min=0)]
-        return 1.0 - torch.where(self.missing >= 0, flags, torch.zeros_like(flags))
+        seen = 1.0 - torch.where(self.missing >= 0, flags, torch.zeros_like(flags))
+        if self.short is None:
+            return seen
+        return torch.cat([seen, *(summary.seen(inputs) for summary in self.summaries)], dim=-1)  # type: ignore[operator]
+
+    def _columns(self, inputs: Tensor) -> Tensor:
+        """(*, D) what is regressed on."""
+        if self.short is None:
+            return inputs[..., : len(self.centre)]
+        return torch.cat([self.short(inputs), *(summary(inputs) for summary in self.summaries)], dim=-1)
 
     @torch.no_grad()
     def moments(self, seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +170,7 @@ class GaussianStart(nn.Module):
 
     def centred(self, inputs: Tensor) -> Tensor:
         """Columns (*, D) about their means, zero where unobserved."""
-        return (inputs[..., : len(self.centre)] - self.centre) * self.seen(inputs)
+        return (self._columns(inputs) - self.centre) * self.seen(inputs)
 
     @torch.no_grad()
     def condition(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

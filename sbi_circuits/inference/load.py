@@ -35,14 +35,13 @@ def load_posterior(name_or_folder: str | Path, device: str = "cpu") -> Posterior
 
 
 def _rebuild(manifest: dict[str, Any], tensors: Tensors) -> Posterior:
-    content = manifest["flows"]
-    flows = build_flows(FlowSpec(**content | {"missing": tuple(content["missing"])}), seed=0)
+    flows = build_flows(FlowSpec.from_dict(manifest["flows"]), seed=0)
     flows.load_state_dict(part(tensors, "flows"))
     return Posterior(
         prior=Prior.from_toml(manifest["prior"]),
         feature_names=tuple(manifest["feature_names"]),
         feature_units=tuple(manifest["feature_units"]),
-        encoder=FeatureEncoder(**arrays(tensors, "encoder")),
+        encoder=FeatureEncoder.from_arrays(arrays(tensors, "encoder")),
         flows=flows,
         weights=tensors["weights"].numpy(),
         support=Support(**arrays(tensors, "support")),

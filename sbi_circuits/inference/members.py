@@ -15,6 +15,7 @@ from sbi_circuits.inference.batched import AutoregressiveNet, Embedding
 from sbi_circuits.inference.config import FlowSpec
 from sbi_circuits.inference.coordinates import bound
 from sbi_circuits.inference.gaussian import GaussianStart
+from sbi_circuits.inference.long import LongInputs
 
 Rows = Tensor | None
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -64,8 +65,10 @@ class Members(nn.Module):
         super().__init__()
         self.spec = spec
         m, p = spec.members, spec.parameters
-        self.start = GaussianStart(p, len(spec.missing), spec.missing)
-        self.embedding = Embedding(m, spec.inputs, spec.hidden, spec.blocks, spec.dropout)
+        self.start = GaussianStart(p, len(spec.missing), spec.missing, spec.long)
+        self.shorten = LongInputs(m, spec.inputs, spec.long) if spec.long else None
+        inputs = spec.inputs if self.shorten is None else self.shorten.width
+        self.embedding = Embedding(m, inputs, spec.hidden, spec.blocks, spec.dropout)
         outputs = 3 * spec.bins + 1 if spec.transform == "mixture" else heads.width(self.kind, spec.bins)
         mask = _coupled(p) if spec.transform == "coupling" else torch.ones(p, p).triu(1)
         masks = [mask if i % 2 == 0 else mask.T for i in range(spec.layers)]
@@ -99,17 +102,27 @@ class Members(nn.Module):
         """The regression for patterns (Q, D)."""
         return frame(self.start, seen, self.orders)
 
+    def context(self, inputs: Tensor) -> Tensor:
+        """Inputs (M, B, C) to the context (M, B, H)."""
+        return self.embedding(inputs if self.shorten is None else self.shorten(inputs, self.start.summaries))
+
+    def _context_of(self, inputs: Tensor, member: int) -> Tensor:
+        """The same of one member: (B, C) to (B, H)."""
+        if self.shorten is not None:
+            inputs = self.shorten(inputs[None], self.start.summaries, slice(member, member + 1))[0]
+        return self.embedding.of(inputs, member)
+
     def log_density(self, z: Tensor, inputs: Tensor, frame: Frame, pattern: Tensor) -> Tensor:
         """Log density (M, B).
 
         Args:
             z: (M, B, P).
-            inputs: (M, B, C) encoded features.
+            inputs: (M, B, C) encoded features, or (M, 1, C) for all.
             frame: the regression.
             pattern: (M, B) which pattern of `frame` each row has.
         """
         where = place(self.start, z, inputs, frame, pattern, self.orders)
-        c = self.embedding(inputs)
+        c = self.context(inputs)
         log_sd = where.sd.log()
         if self.spec.transform == "mixture":
             raw = self.layers[0](where.u, c, where.mean).transpose(1, 2)
@@ -128,7 +141,7 @@ class Members(nn.Module):
         seen = torch.unique(self.start.seen(inputs), dim=0)
         rows, pattern = inputs.expand(b, -1).expand(m, -1, -1), torch.zeros(m, b, dtype=torch.long)
         where = place(self.start, z.expand(m, -1, -1), rows, self.frame(seen), pattern, self.orders)
-        raw = self.layers[0](where.u, self.embedding(rows), where.mean).transpose(1, 2)
+        raw = self.layers[0](where.u, self.context(rows), where.mean).transpose(1, 2)
         mixture, low, high = self._mixture(raw, where.mean, where.sd)
         return mixtures.rank(mixture, where.u, low, high, self.bounded)
 
@@ -144,7 +157,7 @@ class Members(nn.Module):
         """Log density (M, B) of z (B, P) given inputs (B, C), or (1, C) for all; differentiable in z."""
         seen, pattern = torch.unique(self.start.seen(inputs), dim=0, return_inverse=True)
         m, b = self.spec.members, len(z)
-        rows = inputs.expand(b, -1).expand(m, -1, -1)
+        rows = inputs.expand(m, -1, -1)  # one row for all is looked at once
         return self.log_density(z.expand(m, -1, -1), rows, self.frame(seen), pattern.expand(b).expand(m, -1))
 
     @torch.no_grad()
@@ -164,7 +177,7 @@ class Members(nn.Module):
         x = self.start.centred(inputs)
         mean = self.start.mean + (x @ gain.mT if len(seen) == 1 else torch.einsum("npd,nd->np", gain, x))
         mean, factor = mean[:, order], frame.factor[member, pattern]
-        c = self.embedding.of(inputs, member)
+        c = self._context_of(inputs, member)
         one = len(inputs) == 1
         draw = self._draw_mixture if self.spec.transform == "mixture" else self._draw_flow
         z = draw(member, noise, c, *((mean, factor) if one else (mean[row], factor[row])), None if one else row)

@@ -17,11 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sbi_circuits.features import UNDEFINED
 from sbi_circuits.features.packed import row_chunks
 from sbi_circuits.inference import coordinates
-from sbi_circuits.inference.choose import better_coordinates, fitted_start
+from sbi_circuits.inference.choose import better_coordinates, better_scaling, embedded, fitted_start
 from sbi_circuits.inference.config import FlowSpec, TrainingConfig
 from sbi_circuits.inference.data import TrainingData
 from sbi_circuits.inference.encode import FeatureEncoder, feature_groups
 from sbi_circuits.inference.flows import build_flows, torch_device
+from sbi_circuits.inference.long import LongFamily
 from sbi_circuits.inference.optimise import Epoch, MemberFit, Rows, fit_members, log_densities
 from sbi_circuits.inference.posterior import Flows, Posterior
 from sbi_circuits.inference.stored import StoredFeatures
@@ -68,12 +69,16 @@ def train(
     config = (config or TrainingConfig()).resolve(data.rows, len(data.prior))
     device = torch_device(config.device)
     training, validation = _split(data.theta, config.validation, seed)
-    encoder = FeatureEncoder.fit(data.values, data.states, config.drop > 0, training)
+    if config.scaling == "auto":
+        config = replace(config, scaling=better_scaling(data, config, training, validation))
+    encoder = FeatureEncoder.fit(data.values, data.states, config.drop > 0, training, config.scaling)
     weights = _row_weights(data, encoder, config.importance)
     support = Support.fit(data.values, data.states, encoder, seed)
     # Data that nobody else holds are scaled where they lie.
     stored = StoredFeatures.of(encoder, data.values, data.states, in_place=not given).to(device)
-    spec = FlowSpec.of(config, len(data.prior), encoder.inputs, encoder.missing)
+    long = embedded(config, data.feature_names, encoder)
+    config = replace(config, embedding="long" if long else "none")
+    spec = FlowSpec.of(config, len(data.prior), encoder.inputs, encoder.missing, long)
 
     groups = torch.as_tensor(_families(data.feature_names, encoder.ignored))
 
@@ -84,7 +89,7 @@ def train(
         both = {name: split(name) for name in coordinates.COORDINATES}
         training_rows, validation_rows = ({k: getattr(v, part) for k, v in both.items()} for part in _PARTS)
         config = replace(config, coordinates=better_coordinates(spec, training_rows, validation_rows))
-        spec = FlowSpec.of(config, len(data.prior), encoder.inputs, encoder.missing)
+        spec = replace(spec, coordinates=config.coordinates)
         del both, training_rows, validation_rows
     rows = split(config.coordinates)
     with _threads(_SMALL_THREADS if config.hidden <= _SMALL and device.type == "cpu" else torch.get_num_threads()):
@@ -98,7 +103,7 @@ def train(
         prior=data.prior, feature_names=data.feature_names, feature_units=data.feature_units, encoder=encoder,
         flows=flows, weights=mixture, support=support,
         provenance=dict(data.provenance) | own,
-        log=_log(data, encoder, config, fits, figures),
+        log=_log(data, encoder, config, long, fits, figures),
     )  # fmt: skip
 
 
@@ -223,17 +228,20 @@ def _log(
     data: TrainingData,
     encoder: FeatureEncoder,
     config: TrainingConfig,
+    long: tuple[LongFamily, ...],
     fits: tuple[MemberFit, ...],
     figures: dict[str, float],
 ) -> tuple[str, ...]:
     """The training log, one line each."""
     names = np.array(data.feature_names)
     widths = f"{len(data.prior)} parameters, {len(names)} features, {encoder.inputs} inputs"
+    read = ", ".join(f"{family.name} ({len(family.values)})" for family in long)
     lines = [
         f"{data.rows} simulations, {widths}",
         "config: " + ", ".join(f"{k}={v}" for k, v in vars(config).items()),
         "features through a signed logarithm: " + (", ".join(names[encoder.log]) or "none"),
         "features that never varied, left out: " + (", ".join(names[encoder.ignored]) or "none"),
+        "long families, read as a few numbers: " + (read or "none"),
     ]
     for member, fit in enumerate(fits, start=1):
         shown = [e for e in fit.epochs if e.index % _LOG_EVERY == 0 or e.index in (1, fit.best)]
