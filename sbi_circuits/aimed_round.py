@@ -1,9 +1,10 @@
-"""One aimed round: simulations where a posterior for one observation has its mass, and a posterior trained on them.
+"""Aimed rounds: simulations where a posterior for one observation has its mass, and a posterior trained on them.
 
 Truncated sequential neural posterior estimation (Deistler, Goncalves, Macke 2022, NeurIPS): configurations are drawn
 from the prior within the region of highest posterior density. There they are distributed as the prior is, up to a
 constant, so that what is trained on them is the posterior at this observation without any correction; rows of an
-earlier table keep their own weights beside them. At other observations the result is not the posterior.
+earlier table keep their own weights beside them. At other observations the result is not the posterior. Of several
+rounds each is aimed by the posterior of the one before, and they end where another is not expected to pay.
 """
 
 import json
@@ -22,15 +23,17 @@ from sbi_circuits.ensemble import observe, protocol_of
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import FeatureSet, WindowedFeatures
 from sbi_circuits.inference import Posterior, TrainingConfig, load_posterior, train
+from sbi_circuits.inference.rounds import Gain, expected_gain, gain_of_round
 from sbi_circuits.inference.save import FORMAT
 from sbi_circuits.inference.truncated import truncated_prior
 from sbi_circuits.prior import Prior
 from sbi_circuits.recording import Recording
 from sbi_circuits.seeds import stream_key, uniform_rows
-from sbi_circuits.table import BaseTable, Table, concat
+from sbi_circuits.table import BaseTable, concat
 
 _MASS, _LEVEL_DRAWS = 0.999, 4000  # of the region; draws that find the density at its edge
 _CHUNK, _MOST = 20_000, 2_000_000  # draws of the prior looked at together, and in all
+_FEW = 500  # rows on which the members of an ensemble agree too early
 _SMALLEST = 1e-4  # share of the prior below which regions are drawn from by resampling
 
 
@@ -42,11 +45,13 @@ class Round:
         posterior: trained on it; believe it at this observation alone.
         share: of the prior that the region holds; 0 where it was too small to tell.
         counts: simulations by outcome.
+        rows: all that the posterior was trained on.
     """
 
     posterior: Posterior
     share: float
     counts: Mapping[str, int]
+    rows: BaseTable
 
     def summary(self) -> str:
         """One line."""
@@ -96,7 +101,84 @@ def aimed_round(
         protocol=protocol_of(posterior.provenance["protocol"]), seed=stream_key(seed, "aimed round") % 2**62,
     )  # fmt: skip
     rows = run_campaign(campaign, own / "table", workers=workers, progress=progress)
-    return Round(_trained(posterior, rows, table, config, seed, own / "posterior", progress), share, rows.counts())
+    both: BaseTable = rows if table is None else concat([table, rows])
+    trained = _trained(posterior, both, config, seed, own / "posterior", progress)
+    return Round(trained, share, rows.counts(), both)
+
+
+@dataclass(frozen=True, eq=False)
+class Rounds:
+    """Several aimed rounds.
+
+    Args:
+        done: each of them, in order.
+        taught: what each taught about the observation, see `gain_of_round`.
+        expected: what another would have taught after each, see `expected_gain`; None for a posterior of one member.
+        most: how many there might have been.
+    """
+
+    done: tuple[Round, ...]
+    taught: tuple[Gain, ...]
+    expected: tuple[Gain | None, ...]
+    most: int
+
+    @property
+    def posterior(self) -> Posterior:
+        """The posterior of the last round."""
+        return self.done[-1].posterior
+
+    def summary(self) -> str:
+        """A line for each round, and one on why there was no other."""
+        lines = [
+            f"{found.summary()}; it taught {taught}" for found, taught in zip(self.done, self.taught, strict=True)
+        ]
+        return "\n".join([*lines, self._reason()])
+
+    def _reason(self) -> str:
+        gain, told = _deciding(self.done[-1], self.taught[-1], self.expected[-1])
+        if not gain.worth():
+            return f"stopped after {len(self.done)} of {self.most} rounds: {told}, which is not worth its simulations"
+        return f"stopped after {self.most} rounds, as many as were wanted, though {told}"
+
+
+def _deciding(found: Round, taught: Gain, expected: Gain | None) -> tuple[Gain, str]:
+    """What another round is worth: by how far the members differ; of one member, and of a few rows, on which members
+    agree whatever there is to learn, by what the last round taught."""
+    if expected is None or (len(found.rows) < _FEW and taught.nats > expected.nats):
+        return taught, f"the last one taught {taught}"
+    return expected, f"another is expected to teach {expected}"
+
+
+def aimed_rounds(
+    posterior: Posterior, observation: Recording | WindowedFeatures, n: int = 1000, rounds: int = 1, *,
+    table: BaseTable | None = None, seed: int = 0, folder: str | Path = "aimed_round", **options: Any,
+) -> Rounds:  # fmt: skip
+    """Aimed rounds of n simulations, each aimed by the posterior of the one before and trained on all.
+
+    They end after `rounds`, or after the first that leaves so little to learn about this observation (less than .02
+    nats a parameter, beyond chance) that another is not expected to be worth its simulations. Below 500 rows, where
+    members agree although there is much to learn (see `inference.rounds`), what the last round taught counts as well.
+
+    Args:
+        posterior, observation, n, table, seed, folder: as for `aimed_round`; round k has seed + k, and called again
+            with the same arguments everything goes on where it stopped.
+        rounds: most of them.
+        options: of `aimed_round`.
+
+    Raises:
+        InferenceError: fewer than one round, and what `aimed_round` raises.
+    """
+    if rounds < 1:
+        raise InferenceError(f"there must be at least one aimed round, got {rounds}")
+    seen = observe(posterior, observation) if isinstance(observation, Recording) else observation
+    done, taught, expected = list[Round](), list[Gain](), list[Gain | None]()
+    while not done or (len(done) < rounds and _deciding(done[-1], taught[-1], expected[-1])[0].worth()):
+        before, rows = (done[-1].posterior, done[-1].rows) if done else (posterior, table)
+        done.append(aimed_round(before, seen, n, table=rows, seed=seed + len(done), folder=folder, **options))
+        after = done[-1].posterior
+        taught.append(gain_of_round(before, after, seen, seed=seed))
+        expected.append(expected_gain(after, seen, seed=seed) if len(after.weights) > 1 else None)
+    return Rounds(tuple(done), tuple(taught), tuple(expected), rounds)
 
 
 def _key(
@@ -150,13 +232,11 @@ def _prior_draws(prior: Prior, seed: int, start: int, stop: int) -> np.ndarray:
 
 
 def _trained(
-    before: Posterior, rows: Table, table: BaseTable | None, config: TrainingConfig | None, seed: int, folder: Path,
-    progress: bool,
-) -> Posterior:  # fmt: skip
+    before: Posterior, rows: BaseTable, config: TrainingConfig | None, seed: int, folder: Path, progress: bool
+) -> Posterior:
     if (folder / FORMAT.manifest).exists():
         return load_posterior(folder)
-    both = rows if table is None else concat([table, rows])
     settings = config or TrainingConfig(family=str(before.provenance["config"]["family"]))
-    found = train(both, settings, progress, seed)
+    found = train(rows, settings, progress, seed)
     found.save(folder)
     return found

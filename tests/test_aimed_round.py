@@ -10,12 +10,13 @@ import pytest
 from scipy.stats import ks_2samp
 from tiny import CIRCUIT, FEATURES, PROTOCOL, THETA, TinyEngine, tiny_observation, tiny_posterior
 
-from sbi_circuits.aimed_round import Round, aimed_round, region_draws
+from sbi_circuits.aimed_round import Round, aimed_round, aimed_rounds, region_draws
 from sbi_circuits.campaign import Campaign, run_campaign
 from sbi_circuits.ensemble import build_ensemble
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import WindowedFeatures
 from sbi_circuits.inference import Posterior, TrainingConfig, train
+from sbi_circuits.inference.rounds import Gain
 from sbi_circuits.table import MemoryTable, Table, concat
 
 CONFIG = TrainingConfig(members=1, epochs=25, hidden=24, layers=1, transform="coupling", drop=0.0)
@@ -95,3 +96,63 @@ def test_another_circuit_is_refused(tmp_path: Path) -> None:
     changed = replace(vague(), provenance={**vague().provenance, "circuit_digest": "0" * 64})
     with pytest.raises(InferenceError, match="circuit tiny is not the one the posterior was trained on"):
         aimed_round(changed, X, 60, engine="tiny", folder=tmp_path, progress=False)
+
+
+PAIR = replace(CONFIG, members=2)
+NOTHING, MUCH = Gain(0.001, 0.001, 3), Gain(1.0, 0.01, 3)
+
+
+def test_rounds_are_aimed_by_the_one_before_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is simulated after an interruption is what would have been without one, and nothing twice."""
+    gains = iter([MUCH, NOTHING, MUCH, NOTHING])
+    monkeypatch.setattr("sbi_circuits.aimed_round._FEW", 0)
+    monkeypatch.setattr("sbi_circuits.aimed_round.expected_gain", lambda *rest, **more: next(gains))
+    options = {"table": few(), "config": PAIR, "engine": "tiny", "folder": tmp_path, "progress": False}
+    found = aimed_rounds(vague(), X, 80, 5, **options)  # type: ignore[arg-type]
+    assert [len(r.rows) for r in found.done] == [150, 230] and found.most == 5
+    assert found.done[1].share < found.done[0].share  # of the prior: the second looks closer
+    assert found.taught[0].nats > found.taught[1].nats - 3 * found.taught[1].error
+    assert "stopped after 2 of 5 rounds: another is expected to teach 0.001 +- 0.001 nats" in found.summary()
+    monkeypatch.setattr(TinyEngine, "run", None)
+    monkeypatch.setattr("sbi_circuits.aimed_round.train", None)
+    again = aimed_rounds(vague(), X, 80, 5, **options)  # type: ignore[arg-type]
+    assert len(again.done) == 2 and again.summary() == found.summary()
+    assert np.allclose(again.posterior(X).sample(5, seed=1), found.posterior(X).sample(5, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("members", "least", "expected", "taught", "rounds", "reason"),
+    [
+        (2, 0, [MUCH] * 3, [NOTHING] * 3, 3, "stopped after 3 rounds, as many as were wanted, though another is"),
+        (2, 0, [NOTHING], [MUCH], 1, "stopped after 1 of 3 rounds: another is expected to teach 0.001"),
+        (1, 0, [], [MUCH, NOTHING], 2, "stopped after 2 of 3 rounds: the last one taught 0.001"),
+        (2, 500, [NOTHING] * 2, [MUCH, NOTHING], 2, "stopped after 2 of 3 rounds: another is expected to teach 0.001"),
+    ],
+)
+def test_rounds_stop_by_what_another_is_expected_to_teach(
+    members: int, least: int, expected: list[Gain], taught: list[Gain], rounds: int, reason: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """One member expects nothing of its own, members with few rows too little: what the last round taught decides."""
+    monkeypatch.setattr("sbi_circuits.aimed_round._FEW", least)
+    after, some = replace(vague(), weights=np.full(members, 1 / members)), few()
+    monkeypatch.setattr("sbi_circuits.aimed_round.aimed_round", lambda *rest, **more: Round(after, 0.1, {}, some))
+    for name, gains in (("expected_gain", iter(expected)), ("gain_of_round", iter(taught))):
+        monkeypatch.setattr(f"sbi_circuits.aimed_round.{name}", lambda *rest, g=gains, **more: next(g))
+    found = aimed_rounds(vague(), X, 80, 3, folder=tmp_path)
+    assert len(found.done) == rounds and reason in found.summary()
+
+
+def test_the_stopping_rule_ends_rounds_that_teach_nothing_more(tmp_path: Path) -> None:
+    """Nothing is scripted: two members trained on 70 + 300 rows a round agree before six rounds are over."""
+    options = {"table": few(), "config": PAIR, "engine": "tiny", "folder": tmp_path, "progress": False}
+    found = aimed_rounds(vague(), X, 300, 6, **options)  # type: ignore[arg-type]
+    last = found.expected[-1]
+    assert len(found.done) < 6 and last is not None and not last.worth()
+    earlier = zip(found.done[:-1], found.expected[:-1], strict=True)
+    assert all(len(done.rows) < 500 or (gain is not None and gain.worth()) for done, gain in earlier)
+
+
+def test_no_round_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InferenceError, match="at least one aimed round, got 0"):
+        aimed_rounds(vague(), X, 60, 0, folder=tmp_path)
