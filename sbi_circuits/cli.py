@@ -178,6 +178,9 @@ def infer(
         bool, typer.Option("--refine", help="Simulate towards this recording, train on that, and draw again.")
     ] = False,
     round_size: Annotated[int, typer.Option("--round", min=60, help="Simulations of --refine.")] = 1000,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="Most rounds of --refine; they stop when another is not worth it.")
+    ] = 1,
     seed: Seed = 0,
     workers: Workers = 1,
     engine: EngineName = "auto",
@@ -189,7 +192,7 @@ def infer(
     """
     from sbi_circuits import cli_infer
 
-    wanted = cli_infer.Wanted(n, max_draws, seed, workers, engine, round_size if refine else 0)
+    wanted = cli_infer.Wanted(n, max_draws, seed, workers, engine, round_size if refine else 0, rounds)
     cli_infer.infer(recording, group, features, posterior, tuple(table or ()), family, wanted, out)
 
 

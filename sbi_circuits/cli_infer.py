@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sbi_circuits.aimed_round import aimed_round
+from sbi_circuits.aimed_round import aimed_rounds
 from sbi_circuits.cli_calibrate import calibrate_trained, open_table, with_correction
 from sbi_circuits.cli_features import note_groups
 from sbi_circuits.cultures import SOURCE, WINDOW, culture_features, typical_well
@@ -42,6 +42,7 @@ class Wanted:
     workers: int
     engine: str
     refine: int = 0  # simulations of an aimed round
+    rounds: int = 1  # most of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,17 +123,19 @@ def _ensemble(source: Posterior, seen: Seen, wanted: Wanted, out: Path) -> Ensem
 def _refined(
     source: Posterior, first: Ensemble, seen: Seen, tables: tuple[Path, ...], wanted: Wanted, out: Path
 ) -> tuple[Posterior, Ensemble, str]:
-    """One aimed round, and the ensemble of its posterior; the first one where that has the higher yield."""
-    table = _together(tables) if tables else None
-    found = aimed_round(source, seen.features, wanted.refine, table=table, seed=wanted.seed, workers=wanted.workers,
-                        engine=wanted.engine, folder=out / "aimed_round")  # fmt: skip
+    """Aimed rounds, and the ensemble of the last one's posterior; the first one where that has the higher yield."""
+    found = aimed_rounds(
+        source, seen.features, wanted.refine, wanted.rounds, table=_together(tables) if tables else None,
+        seed=wanted.seed, workers=wanted.workers, engine=wanted.engine, folder=out / "aimed_round",
+    )  # fmt: skip
     found.posterior.save(out / "refined")
     again = _ensemble(found.posterior, seen, replace(wanted, seed=wanted.seed + 1), out)
     better = again.yield_ > first.yield_
-    text = (f"{found.summary()}; the yield went from {first.yield_:.0%} to {again.yield_:.0%}"
+    text = (f"{found.summary()}\nthe yield went from {first.yield_:.0%} to {again.yield_:.0%}"
             f"{'' if better else ', so the draws before it are reported'}")  # fmt: skip
     print(text)
-    return (found.posterior, again, text) if better else (source, first, text)
+    told = text.replace("\n", "; ")
+    return (found.posterior, again, told) if better else (source, first, told)
 
 
 def _one_of(names: str, *given: object) -> None:

@@ -29,6 +29,7 @@ from typer.testing import CliRunner, Result
 from sbi_circuits.circuit import register
 from sbi_circuits.cli import app
 from sbi_circuits.errors import FeatureError
+from sbi_circuits.inference.rounds import Gain
 from sbi_circuits.observation_file import ObservedFeatures, read_observation, write_observation
 from sbi_circuits.readers import read_recording, write_recording
 from sbi_circuits.recording import Recording
@@ -243,6 +244,11 @@ def test_infer_offers_and_makes_an_aimed_round(
     assert "aimed round: 80 simulations" in result.stdout and "the yield went from" in result.stdout
     assert "the yield went from" in (out / "summary.txt").read_text() and "--refine" not in result.stdout
     assert (out / "refined" / "posterior.safetensors").exists()
+    assert "stopped after 1" in result.stdout and "it taught" in (out / "summary.txt").read_text()
+    # The same line goes on with what it has; more rounds begin with the first.
+    monkeypatch.setattr("sbi_circuits.aimed_round.expected_gain", lambda *rest, **more: Gain(1.0, 0.01, 3))
+    again = call(*line, "--refine", "--round", 80, "--rounds", 2)
+    assert again.stdout.count("aimed round: 80 simulations") == 2 and "stopped after 2 rounds" in again.stdout
 
 
 # --- bad input ---
