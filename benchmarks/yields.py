@@ -4,8 +4,9 @@ Twenty wells of the plate, five on each of four days, and the network of human i
 were aimed at by no round of any shipped table; all others but `demo_table`'s six targets follow. Needs the recordings
 beside the repository. Interrupted, it resumes: each recording leaves a JSON file with its result, and its simulations.
 
-With `--simulated N`, N bursting simulations that the shipped posterior was not trained on in their place, each an
-observation of one window.
+Candidates are drawn around the nearest simulations of the shipped table, as `infer` does, or with `--draw posterior`
+from the posterior. With `--simulated N`, N simulations that the shipped posterior was not trained on in place of the
+recordings, as many of every kind, each an observation of one window; what is drawn around does not hold them.
 """
 
 import argparse
@@ -29,11 +30,13 @@ from sbi_circuits.features import WindowedFeatures
 from sbi_circuits.features.states import FeatureValues, summarise
 from sbi_circuits.inference import Posterior, load_posterior
 from sbi_circuits.inference.shipped import load_card
+from sbi_circuits.nearby import nearby_ensemble
 from sbi_circuits.readers import read_recording
-from sbi_circuits.table import replace_file
+from sbi_circuits.table import BaseTable, MemoryTable, Table, replace_file
 from sbi_circuits.verification import AGAINST, judge
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "cultures"
+KEPT = Path(__file__).with_name("aimed") / "kept" / "adex_clustered.parquet"
 UNSEEN = ("A2", "A6", "B1", "B6", "C4", "C8", "D5", "E4", "F1", "F6")
 OTHERS = ("A1", "A4", "A8", "B2", "B3", "B5", "B7", "B8", "C1", "C3")
 HEADING = "## Verified yield of recordings"
@@ -47,37 +50,40 @@ def recordings() -> list[tuple[str, Path, str | None]]:
     return [*plate[:8], ("human iPSC network", RECORDINGS / "hipsc_tc75_d41.npz", None), *plate[8:]]
 
 
-def simulated(posterior: Posterior, n: int) -> list[tuple[str, WindowedFeatures]]:
-    """Held-out simulations of the shipped posterior, split off as its card's were.
+def simulated(n: int) -> tuple[list[tuple[str, WindowedFeatures]], MemoryTable]:
+    """Held-out simulations of the shipped posterior, split off as its card's were, of every kind; and the others.
 
     Raises:
         InferenceError: a posterior of another table.
     """
-    table = demo_table()
+    table = Table.load_file(KEPT)
     if load_card("adex_clustered").training["table_digest"] != table.digest:
-        raise InferenceError("the shipped posterior was trained on another table than the one that ships")
-    _, held, kinds = held_out(table, PER_KIND, SPLIT_SEED)
-    rows = np.flatnonzero(kinds == "bursting")[:n]
-    return [(f"simulation {k}", summarise([FeatureValues(held.values[k], held.states[k])])) for k in rows]
+        raise InferenceError(f"the shipped posterior was trained on another table than {KEPT.name}")
+    rest, held, kinds = held_out(table, PER_KIND, SPLIT_SEED)
+    names = np.unique(kinds)
+    rows = np.concatenate([np.flatnonzero(kinds == kind)[: -(-n // len(names))] for kind in names])[:n]
+    seen = [summarise([FeatureValues(held.values[k], held.states[k])]) for k in rows]
+    return [(f"{kinds[k]}, held out {k}", x) for k, x in zip(rows, seen, strict=True)], rest
 
 
-def observations(posterior: Posterior, n_simulated: int, most: int) -> Iterator[tuple[str, WindowedFeatures]]:
-    """(name, features) of what the yield is asked of."""
-    if n_simulated:
-        yield from simulated(posterior, n_simulated)
-        return
+def observations(posterior: Posterior, most: int) -> Iterator[tuple[str, WindowedFeatures]]:
+    """(name, features) of the recordings."""
     for name, path, well in recordings()[:most]:
         yield name, observe(posterior, read_recording(path, group=well))
 
 
-def measure(posterior: Posterior, name: str, seen: WindowedFeatures, draws: int, folder: Path, workers: int
-            ) -> dict[str, Any]:  # fmt: skip
+def measure(posterior: Posterior, name: str, seen: WindowedFeatures, draws: int, folder: Path, workers: int,
+            near: BaseTable | None) -> dict[str, Any]:  # fmt: skip
     """Draw, simulate again, judge; read where it was done already."""
-    key = digest([name, list(posterior.log), draws])[:12]
+    key = digest([name, list(posterior.log), draws, *([near.digest] if near is not None else [])])[:12]
     file = folder / f"{key}.json"
     if not file.exists():
-        ensemble = build_ensemble(posterior, seen, draws, max_draws=draws, seed=8, workers=workers, progress=False,
-                                  folder=folder / "simulations")  # fmt: skip
+        options: dict[str, Any] = {"max_draws": draws, "seed": 8, "workers": workers, "progress": False,
+                                   "folder": folder / "simulations"}  # fmt: skip
+        if near is None:
+            ensemble = build_ensemble(posterior, seen, draws, **options)
+        else:
+            ensemble = nearby_ensemble(posterior, seen, near, draws, **options)
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(file, json.dumps({"name": name, **_found(ensemble)}).encode())
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -98,7 +104,7 @@ def _found(ensemble: Ensemble) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def report(found: list[dict[str, Any]], posterior: str) -> str:
+def report(found: list[dict[str, Any]], posterior: str, draw: str) -> str:
     """Markdown."""
     rows = [
         f"| {f['name']} | {f['windows']} | {f['draws']} x {f['seeds']} | {f['yield']['mean']:.0%} | "
@@ -111,8 +117,8 @@ def report(found: list[dict[str, Any]], posterior: str) -> str:
     means = {against: float(np.mean([f["yield"][against] for f in found])) for against in AGAINST}
     return "\n".join([
         HEADING, "",
-        f"Posterior `{posterior}`; `python -m benchmarks.yields FOLDER --draws {found[0]['draws']}`. Level 0.05 over "
-        "all features. The first ten wells were aimed at by no round of any table.", "",
+        f"Posterior `{posterior}`; `python -m benchmarks.yields FOLDER --draws {found[0]['draws']} --draw {draw}`. "
+        "Level 0.05 over all features. The first ten wells were aimed at by no round of any table.", "",
         f"Median yield of {len(found)} recordings {medians['mean']:.0%} (mean {means['mean']:.0%}); by the looser rule "
         f'`against="windows"` {medians["windows"]:.0%} (mean {means["windows"]:.0%}). {inside} are inside the '
         "simulations.", "", "| recording | windows | draws x seeds | yield | looser rule | inside | rejected most by |",
@@ -120,12 +126,14 @@ def report(found: list[dict[str, Any]], posterior: str) -> str:
     ])  # fmt: skip
 
 
-def main(folder: Path, posterior: str, draws: int, workers: int, most: int, n_simulated: int, write_it: bool) -> None:
+def main(folder: Path, posterior: str, draws: int, draw: str, workers: int, most: int, n_simulated: int,
+         write_it: bool) -> None:  # fmt: skip
     trained, found = load_posterior(posterior), []
-    for name, seen in observations(trained, n_simulated, most):
-        found.append(measure(trained, name, seen, draws, folder, workers))
+    given, table = simulated(n_simulated) if n_simulated else (observations(trained, most), demo_table())
+    for name, seen in given:
+        found.append(measure(trained, name, seen, draws, folder, workers, table if draw == "nearby" else None))
         print(f"{name}: {found[-1]['yield']}, {found[-1]['reach'][:60]}", flush=True)
-    text = report(found, posterior)
+    text = report(found, posterior, draw)
     print(text)
     if write_it and not n_simulated:
         results = Path(__file__).with_name("RESULTS.md")
@@ -139,9 +147,10 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--posterior", default="adex_clustered", help="name of a shipped one, or a folder")
     parser.add_argument("--draws", type=int, default=32)
+    parser.add_argument("--draw", choices=("nearby", "posterior"), default="nearby")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--most", type=int, default=21, help="recordings to look at, to try the command")
     parser.add_argument("--simulated", type=int, default=0, help="so many held-out simulations in place of recordings")
     parser.add_argument("--write", action="store_true", help="into benchmarks/RESULTS.md")
-    given = parser.parse_args()
-    main(given.folder, given.posterior, given.draws, given.workers, given.most, given.simulated, given.write)
+    g = parser.parse_args()
+    main(g.folder, g.posterior, g.draws, g.draw, g.workers, g.most, g.simulated, g.write)

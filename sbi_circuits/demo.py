@@ -1,12 +1,13 @@
 """The demonstration: from a real culture's bursts to verified circuits, in minutes on two cores.
 
-It draws from the posterior that ships with the package, simulates what it drew until a hundred configurations are
-verified or the time is up, and says how far to trust it. The table the posterior was first trained on ships as well.
+It draws around the shipped simulations that lie nearest to the culture, simulates what it drew until a hundred
+configurations are verified or the time is up, and says how far to trust it by the posterior that ships with them.
 """
 
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from sbi_circuits.cultures import SOURCE, WINDOW, culture, culture_features, typical_well
 from sbi_circuits.ensemble import Ensemble, build_ensemble
@@ -14,6 +15,7 @@ from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import WindowedFeatures
 from sbi_circuits.inference import Posterior, TrainingConfig, load_posterior
 from sbi_circuits.inference.shipped import Card, load_card, shipped_posteriors
+from sbi_circuits.nearby import nearby_ensemble
 from sbi_circuits.report import write_report
 from sbi_circuits.report_page import Verdict
 from sbi_circuits.table import MemoryTable, Table
@@ -82,8 +84,12 @@ def demo(
     trained, card = (posterior, None) if posterior is not None else demo_posterior()
     if card is not None:
         print(card.summary())
-    ensemble = build_ensemble(trained, x, n, max_draws=max_draws, seconds=60.0 * minutes, seed=seed, workers=workers,
-                              engine=engine, folder=out / "verification")  # fmt: skip
+    options: dict[str, Any] = {"max_draws": max_draws, "seconds": 60.0 * minutes, "seed": seed, "workers": workers,
+                               "engine": engine, "folder": out / "verification"}  # fmt: skip
+    if posterior is None:
+        ensemble = nearby_ensemble(trained, x, demo_table(), n, **options)
+    else:
+        ensemble = build_ensemble(trained, x, n, **options)
     notes = {"observation": about, "reached": _reached(ensemble, n), "how good is this": _honesty(trained, ensemble)}
     notes["wall time"] = f"{(time.perf_counter() - began) / 60:.1f} minutes"
     verdict = None if card is None else Verdict.of_card(card)

@@ -100,6 +100,7 @@ class Ensemble:
             f"{self.judgement.bound:.1f} standard deviations of the recording's {self.criterion.against} "
             f"(level {self.criterion.level:g} over all features)",
             f"rejected most by: {', '.join(reasons) or 'nothing'}",
+            *([f"draws: {self.provenance['drawn']}"] if "drawn" in self.provenance else []),
             f"trust: {self.trust}",
         ])  # fmt: skip
 
@@ -144,22 +145,22 @@ def build_ensemble(
     Raises:
         InferenceError: a circuit other than the posterior's, or numbers that cannot be.
     """
-    circuit = _circuit(posterior, circuit)
+    circuit = circuit_of(posterior, circuit)
     seen = observe(posterior, observation) if isinstance(observation, Recording) else observation
-    rule = _rule(criterion or Criterion(), seen, posterior.provenance)
+    rule = rule_for(criterion or Criterion(), seen, posterior.provenance)
     repeats = rule.repeats or seeds_for(seen.n_windows)
     limit = 4 * n if max_draws is None else max_draws
     if n < 1 or limit < 1:
         raise InferenceError(f"an ensemble needs n >= 1 and max_draws >= 1, got {n} and {limit}")
     distribution = posterior(seen)
     theta = distribution.sample(limit, seed)
-    campaign = _campaign(posterior, circuit, theta, repeats, seed, engine)
+    campaign = campaign_of(posterior, circuit, theta, repeats, seed, engine)
     with tempfile.TemporaryDirectory() as temporary:
         # Named by what is simulated: other draws in the same folder do not get in the way.
         path = (Path(folder) if folder is not None else Path(temporary)) / campaign.digest[:12]
         table, drawn, found = _until_enough(campaign, path, n, seen, posterior.encoder, rule, workers, progress,
                                              seconds)  # fmt: skip
-        values, states, outcomes = _stack(table.read(), drawn, repeats)
+        values, states, outcomes = stack(table.read(), drawn, repeats)
     theta = theta[:drawn]
     return Ensemble(
         prior=posterior.prior,
@@ -179,7 +180,7 @@ def build_ensemble(
     )
 
 
-def _rule(rule: Criterion, seen: WindowedFeatures, provenance: Mapping[str, Any]) -> Criterion:
+def rule_for(rule: Criterion, seen: WindowedFeatures, provenance: Mapping[str, Any]) -> Criterion:
     """The rule with its seeds, and where bursts were measured with blocks of at least five intervals between them."""
     if rule.repeats is None:
         rule = replace(rule, repeats=seeds_for(seen.n_windows))
@@ -215,19 +216,19 @@ def verify(
         raise InferenceError("the ensemble has no verified member to simulate again; draw more, or train on more rows")
     if seed == ensemble.seed:
         raise InferenceError(f"seed {seed} made this ensemble; verify with another one")
-    circuit = _circuit(ensemble, circuit)
+    circuit = circuit_of(ensemble, circuit)
     theta = ensemble.theta[chosen]
     repeats = ensemble.values.shape[1]
-    campaign = _campaign(ensemble, circuit, theta, repeats, seed, engine)
+    campaign = campaign_of(ensemble, circuit, theta, repeats, seed, engine)
     with tempfile.TemporaryDirectory() as temporary:
         rows = run_campaign(campaign, Path(temporary), workers=workers, progress=progress).read()
-    values, states, outcomes = _stack(rows, len(theta), repeats)
+    values, states, outcomes = stack(rows, len(theta), repeats)
     found = judge(ensemble.observation, values, states, outcomes == "ok", ensemble.encoder, ensemble.criterion)
     return replace(ensemble, theta=theta, log_prob=ensemble.log_prob[chosen], values=values, states=states,
                    outcomes=outcomes, judgement=found, seed=seed)  # fmt: skip
 
 
-def _circuit(source: Posterior | Ensemble, circuit: Circuit | None) -> Circuit:
+def circuit_of(source: Posterior | Ensemble, circuit: Circuit | None) -> Circuit:
     name, digest = source.provenance["circuit"], source.provenance["circuit_digest"]
     found = get_circuit(name) if circuit is None else circuit
     if found.digest != digest:
@@ -245,7 +246,7 @@ def protocol_of(content: Mapping[str, Any]) -> Protocol:
     return Protocol(content["duration"], content["warmup"], record, content["early_stop"], content["dt"])
 
 
-def _campaign(source: Posterior | Ensemble, circuit: Circuit, theta: np.ndarray, repeats: int, seed: int,
+def campaign_of(source: Posterior | Ensemble, circuit: Circuit, theta: np.ndarray, repeats: int, seed: int,
               engine: str) -> Campaign:
     """Every configuration `repeats` times in a row; each simulation has a seed of its own by its index."""
     proposal = TableProposal(np.repeat(theta, repeats, axis=0), "posterior")
@@ -273,7 +274,7 @@ def _until_enough(
     drawn = min(max(n, _BATCH) if seconds == np.inf else _BATCH, limit)
     while True:
         table = run_campaign(replace(campaign, n=drawn * repeats), path, workers=workers, progress=progress)
-        values, states, outcomes = _stack(table.read(), drawn, repeats)
+        values, states, outcomes = stack(table.read(), drawn, repeats)
         found = judge(seen, values, states, outcomes == "ok", encoder, rule)
         lacking, spent = n - int(found.verified.sum()), time.monotonic() - began
         if lacking <= 0 or drawn == limit or spent >= seconds:
@@ -285,7 +286,7 @@ def _until_enough(
         drawn = min(limit, drawn + more)
 
 
-def _stack(rows: Rows, configurations: int, repeats: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stack(rows: Rows, configurations: int, repeats: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n = configurations * repeats
     shape = (configurations, repeats)
     return (

@@ -12,8 +12,8 @@ PACKAGE = "sbi_circuits"
 ORDER = (
     "data", "errors", "digests", "units", "seeds", "prior", "circuit", "recording", "readers",
     "engines", "simulation", "features", "cultures", "observation_file", "table", "campaign", "inference",
-    "verification", "ensemble", "aimed_round", "results", "calibration", "comparison", "estimators", "gradients",
-    "subspace", "connectome", "plots", "report", "demo", "cli",
+    "verification", "ensemble", "nearby", "aimed_round", "results", "calibration", "comparison", "estimators",
+    "gradients", "subspace", "connectome", "plots", "report", "demo", "cli",
 )  # fmt: skip
 PARTS = {  # modules that one layer is split into
     "circuit_checks": "circuit", "circuit_composites": "circuit", "circuit_fields": "circuit",

@@ -39,6 +39,7 @@ from sbi_circuits import TrainingConfig, get_circuit, plots, read_recording, sav
 from sbi_circuits.cultures import DAYS, SOURCE, WINDOW, culture, culture_features, plate, typical_well
 from sbi_circuits.demo import AIMED, demo_table
 from sbi_circuits.features import DEFINED
+from sbi_circuits.nearby import nearby_ensemble
 from sbi_circuits.plots.style import ACCENT, GREY, INK, SMALL, blank, label, thin
 from sbi_circuits.report import simulate_best
 
@@ -365,6 +366,18 @@ print(f"wrote {save_ensemble(ensemble, OUT / 'ensemble.nc')}")
 
 # %%
 pd.Series(ensemble.rejections(), name="share of draws").head(12).round(2).to_frame()
+
+# %% [markdown]
+# The flows know 28 parameters vaguely: between the simulations of the table they smooth, and much of their
+# mass lies on circuits that do something else. Simulations that lie near the culture are in the table
+# already. Candidates drawn around those, and later around what was verified, agree far more often. They are
+# circuits that reproduce the recording, and no sample of the posterior: how probable each kind is they do not
+# say. `infer` without `--posterior` draws in this way.
+
+# %%
+near = nearby_ensemble(posterior, observation, table, SIZE.members, max_draws=SIZE.draws, **options)
+print(near.summary())
+print(f"\nyield: {ensemble.yield_:.0%} of posterior draws, {near.yield_:.0%} of draws around near simulations")
 
 # %% [markdown]
 # Feature by feature: each dot is one configuration, the band is what counts as agreement, and the ticks are

@@ -1,0 +1,117 @@
+"""Ensembles drawn around the nearest simulations: what is near, that they verify more, and that they go on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import CIRCUIT, FEATURES, PRIOR, THETA, TinyEngine, tiny_observation, tiny_posterior, tiny_table
+
+from sbi_circuits.ensemble import Ensemble
+from sbi_circuits.errors import InferenceError
+from sbi_circuits.features import UNDEFINED
+from sbi_circuits.nearby import DRAWN, Known, Nearby, distances, nearby_ensemble
+from sbi_circuits.results import load_ensemble, save_ensemble
+from sbi_circuits.table import MemoryTable
+from sbi_circuits.table_rows import Rows
+
+X = tiny_observation(THETA, windows=8)
+
+
+def drawn(table: MemoryTable | None = None, **options: object) -> Ensemble:
+    """Forty-eight draws, whatever is verified."""
+    given = {"max_draws": 48, "seed": 3, "engine": "tiny", "progress": False, **options}
+    return nearby_ensemble(tiny_posterior(), X, table or memory(), 1000, **given)  # type: ignore[arg-type]
+
+
+def memory() -> MemoryTable:
+    table = tiny_table()
+    return MemoryTable(table.manifest, table.read())
+
+
+def ordered(order: np.ndarray) -> MemoryTable:
+    """The same simulations, the configurations exchanged among them."""
+    rows: Rows = memory().rows
+    ran = np.flatnonzero(rows.outcome == "ok")
+    theta = rows.theta.copy()
+    theta[ran] = theta[ran][order]
+    return MemoryTable(memory().manifest, replace(rows, theta=theta))
+
+
+def test_the_nearest_simulations_are_those_of_near_configurations() -> None:
+    """Of the two parameters that the features tell; negative control: not where configurations are exchanged."""
+    ran = int((memory().rows.outcome == "ok").sum())
+    gaps = []
+    for order in (np.arange(ran), np.random.default_rng(0).permutation(ran)):
+        known = Known.of_table(ordered(order), tiny_posterior().encoder)
+        near = np.argsort(distances(known, X, tiny_posterior().encoder))[:15]
+        gaps.append(np.abs(known.z[near] - PRIOR.unconstrain(THETA))[:, :2].mean())
+    assert gaps[0] < 0.4 < 0.7 < gaps[1]
+
+
+def test_distance_counts_what_one_side_lacks_and_leaves_out_what_was_not_observed() -> None:
+    encoder = tiny_posterior().encoder
+    known = Known.of_table(memory(), encoder)
+    before = distances(known, X, encoder)
+    nearest = int(before.argmin())
+    lacking = replace(known, defined=known.defined.copy())
+    lacking.defined[nearest, 0] = False
+    assert distances(lacking, X, encoder)[nearest] > before[nearest] + 10
+    unseen = replace(X, states=np.full_like(X.states, UNDEFINED))
+    assert (distances(known, unseen, encoder) == 0).all()
+    one = tiny_observation(THETA, windows=1)
+    assert np.isfinite(distances(known, one, encoder)).all()
+
+
+def test_more_are_verified_than_around_exchanged_configurations() -> None:
+    """Of 48 draws; the control differs by more than three standard errors of a share (.07 each)."""
+    ran = int((memory().rows.outcome == "ok").sum())
+    found = drawn()
+    control = drawn(ordered(np.random.default_rng(0).permutation(ran)), max_draws=16)
+    assert found.yield_ > control.yield_ + 0.3
+    assert len(found.theta) == 48 and PRIOR.contains(found.theta).all()
+    assert found.provenance["drawn"] == DRAWN and DRAWN in found.summary()
+
+
+def test_an_ensemble_loads_as_it_was_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = drawn(folder=tmp_path / "kept")
+    path = save_ensemble(first, tmp_path / "ensemble.nc")
+    assert load_ensemble(path).summary() == first.summary()
+    monkeypatch.setattr(TinyEngine, "run", None)  # nothing is simulated twice
+    again = drawn(folder=tmp_path / "kept")
+    np.testing.assert_array_equal(again.theta, first.theta)
+    np.testing.assert_array_equal(again.verified, first.verified)
+
+
+def test_it_stops_when_there_are_enough_and_workers_do_not_matter() -> None:
+    found = [nearby_ensemble(tiny_posterior(), X, memory(), 3, seed=3, engine="tiny", progress=False, workers=w)
+             for w in (1, 2)]  # fmt: skip
+    assert len(found[0].theta) == 12 and found[0].verified.sum() < 12
+    np.testing.assert_array_equal(found[0].theta, found[1].theta)
+    np.testing.assert_array_equal(found[0].values, found[1].values)
+
+
+def test_kernels_stay_inside_the_prior_and_near_their_centres() -> None:
+    """Systematic: a centre of weight w gives within one of n w draws; the widest kernel is a quarter as wide."""
+    known = Known.of_table(memory(), tiny_posterior().encoder)
+    away = distances(known, X, tiny_posterior().encoder)
+    kernels = Nearby.fit(PRIOR, known, away, k=10)
+    theta = kernels.sample(400, seed=1)
+    assert PRIOR.contains(theta).all()
+    gap = PRIOR.unconstrain(theta)[:, None] - kernels.centres[None]
+    scaled = np.linalg.norm(np.linalg.solve(kernels.factor, gap.reshape(-1, 3).T), axis=0).reshape(400, -1)
+    assert np.quantile(scaled.min(1), 0.99) < 0.25 * 3.4  # 99 % of a normal in 3 dimensions lie within 3.37
+    np.testing.assert_array_equal(theta, kernels.sample(400, seed=1))
+
+
+def test_bad_requests_end_in_a_line_that_says_why() -> None:
+    table = memory()
+    with pytest.raises(InferenceError, match="n >= 1 and max_draws >= 1"):
+        nearby_ensemble(tiny_posterior(), X, table, 0)
+    short = replace(table.manifest, protocol={**table.manifest.protocol, "duration": 5.0})
+    with pytest.raises(InferenceError, match="another duration than the posterior"):
+        nearby_ensemble(tiny_posterior(), X, MemoryTable(short, table.rows))
+    few = MemoryTable(table.manifest, table.rows.take(np.arange(2)))
+    with pytest.raises(InferenceError, match="needs 3 that ran to their end"):
+        nearby_ensemble(tiny_posterior(), X, few, engine="tiny", progress=False)
+    assert CIRCUIT.name == "tiny" and FEATURES.width > 10
