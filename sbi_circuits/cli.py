@@ -181,6 +181,9 @@ def infer(
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help="Most rounds of --refine; they stop when another is not worth it.")
     ] = 1,
+    draw: Annotated[
+        str, typer.Option("--draw", help="Candidates: from the posterior, or nearby, around the nearest simulations.")
+    ] = "auto",
     seed: Seed = 0,
     workers: Workers = 1,
     engine: EngineName = "auto",
@@ -188,11 +191,11 @@ def infer(
     """Infer an ensemble of configurations that reproduce a recording, each verified by simulating it again.
 
     Without a recording it explains the demonstration's; without posterior or table it uses the posterior that ships,
-    `adex_clustered`.
+    `adex_clustered`, and draws around the simulations it was trained on. Otherwise candidates are posterior draws.
     """
     from sbi_circuits import cli_infer
 
-    wanted = cli_infer.Wanted(n, max_draws, seed, workers, engine, round_size if refine else 0, rounds)
+    wanted = cli_infer.Wanted(n, max_draws, seed, workers, engine, round_size if refine else 0, rounds, draw)
     cli_infer.infer(recording, group, features, posterior, tuple(table or ()), family, wanted, out)
 
 
@@ -297,6 +300,9 @@ def subspace(
     compare: Annotated[
         list[Path] | None, typer.Option(help="Ensemble of another recording; may be repeated.")
     ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Simulations made already, such as the posterior's table, to learn from.")
+    ] = None,
     seed: Seed = 1,
     workers: Workers = 1,
     engine: EngineName = "auto",
@@ -308,7 +314,7 @@ def subspace(
     plan = Plan(members=members, paths=paths, walks=walks, seed=seed)
     runner = Runner(repeats=repeats, seed=seed, workers=workers, engine=engine)
     asked = cli_subspace.Asked(n, most, tuple(fix or ()), tuple(bound or ()), tuple(perturb or ()), measure,
-                               tuple(compare or ()))  # fmt: skip
+                               tuple(compare or ()), table)  # fmt: skip
     cli_subspace.subspace(ensemble, posterior, out, plan, runner, asked)
 
 

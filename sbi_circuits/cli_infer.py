@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sbi_circuits.aimed_round import aimed_rounds
 from sbi_circuits.cli_calibrate import calibrate_trained, open_table, with_correction
 from sbi_circuits.cli_features import note_groups
 from sbi_circuits.cultures import SOURCE, WINDOW, culture_features, typical_well
-from sbi_circuits.demo import DAY, demo_observation
+from sbi_circuits.demo import DAY, demo_observation, demo_table
 from sbi_circuits.digests import digest
 from sbi_circuits.ensemble import Ensemble, build_ensemble, observe, verify
-from sbi_circuits.errors import InferenceError
+from sbi_circuits.errors import InferenceError, UnknownNameError
 from sbi_circuits.features import WindowedFeatures
 from sbi_circuits.inference import Posterior, TrainingConfig, load_card, load_posterior, train
 from sbi_circuits.inference.shipped import posterior_folder, shipped_posteriors
+from sbi_circuits.nearby import differences, nearby_ensemble
 from sbi_circuits.observation_file import ObservedFeatures, read_observation
 from sbi_circuits.plots import save, training_curve
 from sbi_circuits.readers import read_recording
@@ -29,6 +31,7 @@ from sbi_circuits.table import BaseTable, concat
 SHIPPED = {"channel": "adex_clustered", "cell": "adex_clustered_cells"}
 
 
+DRAWS = ("auto", "posterior", "nearby")  # where configurations to be verified come from
 _LOW_YIELD = 0.25
 
 
@@ -43,6 +46,7 @@ class Wanted:
     engine: str
     refine: int = 0  # simulations of an aimed round
     rounds: int = 1  # most of them
+    draw: str = "auto"  # one of DRAWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +92,10 @@ def infer(
 ) -> None:  # fmt: skip
     """From an observation to a verified ensemble; everything is written into `out`."""
     _one_of("--recording or --features", recording, features)
-    _one_of("--posterior or --table", posterior, tables or None)
+    if wanted.draw not in DRAWS:
+        raise UnknownNameError("source of draws", wanted.draw, DRAWS)
+    if wanted.draw != "nearby":  # there the posterior comes with the table that it was trained on
+        _one_of("--posterior or --table", posterior, tables or None)
     trained = None if posterior is None else posterior_folder(posterior)
     for path in (recording, features, trained, *tables):
         # Training takes minutes: what is missing is said before.
@@ -100,7 +107,8 @@ def infer(
     source = _posterior(trained, tables, family, wanted.seed, out, "channel" if read is None else read.unit_kind)
     seen = _observation(source, f"{recording.name if recording else ''} {group or ''}".strip(), read, features)
     print(f"observation: {seen.text}\n{source.check(seen.features).summary()}")
-    ensemble, notes = _ensemble(source, seen, wanted, out), {"observation": seen.text}
+    near = _around(source, tables, wanted.draw)
+    ensemble, notes = _ensemble(source, seen, wanted, out, near), {"observation": seen.text}
     if seen.concerns:
         notes["what cannot be concluded"] = "; ".join(seen.concerns)
     if wanted.refine:
@@ -113,11 +121,33 @@ def infer(
         print("the yield is low: the same line with --refine simulates where this posterior looks, and draws again")
 
 
-def _ensemble(source: Posterior, seen: Seen, wanted: Wanted, out: Path) -> Ensemble:
-    return build_ensemble(
-        source, seen.features, wanted.n, max_draws=wanted.max_draws, seed=wanted.seed, workers=wanted.workers,
-        engine=wanted.engine, folder=_folder(out, source, seen, wanted),
-    )  # fmt: skip
+def _around(source: Posterior, tables: tuple[Path, ...], draw: str) -> BaseTable | None:
+    """The simulations that configurations are drawn around; None where they are drawn from the posterior.
+
+    The posterior that ships knows the circuit vaguely, and its table ships beside it: there "auto" means "nearby".
+    """
+    if draw == "posterior" or (draw == "auto" and tables):
+        return None
+    if tables:
+        return _together(tables)
+    ships = demo_table()
+    if not differences(source, ships):
+        return ships
+    if draw == "auto":
+        return None
+    raise InferenceError("to draw around simulations their table is needed beside this posterior: give it by --table")
+
+
+def _ensemble(
+    source: Posterior, seen: Seen, wanted: Wanted, out: Path, near: BaseTable | None = None
+) -> Ensemble:
+    options: dict[str, Any] = {
+        "max_draws": wanted.max_draws, "seed": wanted.seed, "workers": wanted.workers, "engine": wanted.engine,
+        "folder": _folder(out, source, seen, wanted, "" if near is None else near.digest),
+    }  # fmt: skip
+    if near is None:
+        return build_ensemble(source, seen.features, wanted.n, **options)
+    return nearby_ensemble(source, seen.features, near, wanted.n, **options)
 
 
 def _refined(
@@ -179,12 +209,11 @@ def _demonstration() -> ObservedFeatures:
     return ObservedFeatures(culture_features(), demo_observation(), WINDOW, SOURCE, name, typical_well(DAY))
 
 
-def _folder(out: Path, posterior: Posterior, seen: Seen, wanted: Wanted) -> Path:
+def _folder(out: Path, posterior: Posterior, seen: Seen, wanted: Wanted, near: str) -> Path:
     """Where re-simulations are kept, so that the same inference goes on after an interruption."""
     values = [seen.features.window_values.tolist(), seen.features.window_states.tolist()]
-    key = digest(
-        [dict(posterior.provenance), list(posterior.log), values, wanted.n, wanted.max_draws, wanted.seed]
-    )
+    known = [dict(posterior.provenance), list(posterior.log), values, wanted.n, wanted.max_draws, wanted.seed]
+    key = digest([*known, near] if near else known)
     return out / "resimulations" / key[:12]
 
 

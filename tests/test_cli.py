@@ -30,6 +30,7 @@ from sbi_circuits.circuit import register
 from sbi_circuits.cli import app
 from sbi_circuits.errors import FeatureError
 from sbi_circuits.inference.rounds import Gain
+from sbi_circuits.nearby import DRAWN
 from sbi_circuits.observation_file import ObservedFeatures, read_observation, write_observation
 from sbi_circuits.readers import read_recording, write_recording
 from sbi_circuits.recording import Recording
@@ -230,6 +231,18 @@ def test_infer_from_an_observation_file(posterior: Path, observation: Path, tmp_
     options = ("--n", 1, "--max-draws", 4, "--engine", "tiny", "--out", tmp_path / "out")
     result = call("infer", "--features", observation, "--posterior", posterior, *options)
     assert "observation: tiny.npz A1" in result.stdout and not (tmp_path / "out" / "recording.png").exists()
+
+
+def test_infer_draws_around_the_simulations_of_a_table(posterior: Path, observation: Path, tmp_path: Path) -> None:
+    line = ("infer", "--features", observation, "--posterior", posterior, "--n", 4, "--max-draws", 16, "--engine",
+            "tiny", "--out", tmp_path / "out", "--draw")  # fmt: skip
+    result = call(*line, "nearby", "--table", tiny_table().path)
+    assert f"draws: {DRAWN}" in result.stdout and f"draws: {DRAWN}" in (tmp_path / "out" / "summary.txt").read_text()
+    assert DRAWN not in call(*line, "posterior").stdout  # negative control
+    assert error(*line, "nearby") == (
+        "to draw around simulations their table is needed beside this posterior: give it by --table"
+    )
+    assert error(*line, "prior").endswith("valid: auto, nearby, posterior")
 
 
 def test_infer_offers_and_makes_an_aimed_round(
