@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
-from scipy.stats import kstest, multivariate_normal, norm, truncnorm
+from scipy.special import logsumexp
+from scipy.stats import gamma, kstest, multivariate_normal, norm, poisson, truncnorm
 
+from benchmarks.inference.long import Toy, log_evidence, oscillation, spectra
 from benchmarks.inference.report import HEADING, write_results
 from benchmarks.inference.subsets import exact_draws, gaussian_linear_uniform, gaussian_mixture, slcp
+from sbi_circuits.prior import Parameter, Prior
 
 LOW, HIGH = np.full(3, -1.0), np.full(3, 1.0)
 
@@ -56,3 +59,34 @@ def test_a_part_of_the_results_is_replaced_and_the_rest_stays(tmp_path, monkeypa
     write_results("second", "### Two")
     expected = f"# Measured\n\n{HEADING}\nnew\n\n### One\nkept\n\n### Two\nsecond\n\n## Other\nkept too\n"
     assert path.read_text() == expected
+
+
+def test_the_evidence_of_a_normal_likelihood_is_known() -> None:
+    """z is a standard normal under the prior, x one more with sd .1: from draws far off, and within three per cent."""
+    prior = Prior((Parameter("a", "1", 0.0, 1.0), Parameter("b", "1", 0.0, 1.0)))
+    x = np.array([0.7, -0.4])
+
+    def log_likelihood(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return np.asarray(norm(x, 0.1).logpdf(prior.unconstrain(theta)).sum(1))
+
+    toy = Toy(prior, ("x", "y"), lambda theta, random: theta, log_likelihood)
+    start = x + 0.5 + 0.3 * np.random.default_rng(0).standard_normal((1000, 2))
+    found, effective = log_evidence(toy, x, start, seed=0)
+    assert effective > 300 and found == pytest.approx(norm(0.0, 1.01**0.5).logpdf(x).sum(), abs=0.03)
+
+
+def test_likelihoods_of_the_toys_are_those_they_draw_from() -> None:
+    """Differences between configurations, against the densities of scipy."""
+    toy, random = spectra(30), np.random.default_rng(0)
+    theta = toy.prior.sample(3, seed=0)
+    x = toy.simulate(theta[:1], random)[0]
+    clean = toy.simulate(theta, type("Exact", (), {"gamma": lambda self, k, s, n: np.ones(n)})())  # type: ignore[arg-type]
+    exact = [gamma(9, scale=10**c / 9).logpdf(10**x).sum() for c in clean]
+    assert np.diff(toy.log_likelihood(theta, x)) == pytest.approx(np.diff(exact), rel=1e-9)
+    toy = oscillation()
+    theta = toy.prior.sample(3, seed=1)
+    x = toy.simulate(theta[:1], random)[0]
+    t, phases = np.arange(500) * 0.01, np.linspace(0, 2 * np.pi, 400, endpoint=False)[:, None]
+    rates = [a * 0.01 * (1 + b * np.sin(2 * np.pi * f * t + phases)) + 1e-9 for a, b, f in theta]
+    exact = [logsumexp(poisson(rate).logpmf(x).sum(1)) - np.log(400) for rate in rates]
+    assert toy.log_likelihood(theta, x) == pytest.approx(exact, rel=1e-3)
