@@ -216,15 +216,17 @@ ensemble = build_ensemble(posterior, x, SIZE.members // 2, max_draws=SIZE.draws,
 print(ensemble.summary())
 
 # %% [markdown]
-# From these the ensemble **grows**: members are moved along differences of other members, which follow the set, and
-# simulated; what agrees becomes a member. This reaches corners where the posterior is vague, and is more often right.
+# From these the ensemble **grows**: a *surrogate*, a Gaussian process that learns anew in every round from all that was
+# simulated near the members, the rejected configurations included, says which moved members and which posterior draws
+# may well be verified; those are simulated, and what agrees becomes a member. What the surrogate expects is printed
+# beside what was found: it proposes, and verifies nothing. A configuration whose first seed is far out gets no second.
 
 # %%
 runner = Runner(repeats=SIZE.repeats, seed=1, workers=SIZE.workers)
 drawn = coverage(posterior(x), ensemble.members)
 ensemble, rounds = grow(posterior, ensemble, SIZE.members, runner, most=4 * SIZE.members)
 for growth in rounds:
-    print(f"{growth.verified} of {growth.tried} verified, steps of {growth.step:.2f}")
+    print(f"{growth.verified} of {growth.tried} verified ({growth.expected:.0%} expected), steps of {growth.step:.2f}")
 print(f"before: {drawn.summary()}\nafter:  {coverage(posterior(x), ensemble.members).summary()}")
 
 # %% [markdown]
@@ -248,10 +250,13 @@ plots.direction_plot(report.directions)
 # %% [markdown]
 # ## 4. Paths and walks, simulated at regular points
 #
-# The failure rate belongs to every figure: a point whose simulation is silent, or that lost a feature, has failed.
+# A path sets out along a chain of neighbouring members. Its points are compared with its ends, which are simulated with
+# eight seeds for that; the same points on the straight line, and as far out in a random direction, are the controls:
+# what stays there would stay anywhere. The failure rate belongs to every figure: a point whose simulation is silent,
+# or that lost a feature, has failed.
 
 # %%
-plots.strip_plot(report.paths, report.paths_proof)
+plots.strip_plot(report.paths, report.paths_proof, controls=report.controls)
 
 # %%
 plots.strip_plot(report.walks, report.walks_proof, "sloppy walks")
