@@ -10,7 +10,7 @@ Shapes: M members, B rows, C network inputs, K features of a family.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,10 +62,6 @@ class LongFamily:
     def inputs(self) -> set[int]:
         """All inputs that belong to it."""
         return {i for columns in (self.values, self.undefined, self.unobserved) for i in columns if i >= 0}
-
-    def fewer(self, axes: int = _AXES, channels: tuple[int, int] | None = None) -> "LongFamily":
-        """The same family read with other numbers of axes and channels."""
-        return replace(self, axes=axes, channels=self.channels if channels is None else channels)
 
 
 def long_families(names: tuple[str, ...], encoder: FeatureEncoder) -> tuple[LongFamily, ...]:
