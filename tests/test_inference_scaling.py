@@ -1,16 +1,19 @@
 """Scales of features: ranks are normal whatever the values were, equal ones stay equal, the better scale is found."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
+from tiny import tiny_ensemble, tiny_table
 
 from sbi_circuits.errors import UnknownNameError
 from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED
 from sbi_circuits.inference import TrainingConfig, TrainingData, load_posterior, train
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.prior import Parameter, Prior
+from sbi_circuits.results import load_ensemble, save_ensemble
 from sbi_circuits.seeds import generator
 
 PRIOR = Prior((Parameter("a", "1", 0.0, 1.0), Parameter("b", "1", 0.0, 1.0)))
@@ -85,6 +88,14 @@ def test_a_posterior_on_ranks_is_saved_and_loaded(tmp_path: Path) -> None:
     assert np.array_equal(draws, again(x).sample(50, seed=1))
     assert np.allclose(found(x).log_prob(draws), again(x).log_prob(draws), rtol=1e-10)
     assert again.check(x).score == pytest.approx(found.check(x).score)
+
+
+def test_an_ensemble_keeps_the_ranks(tmp_path: Path) -> None:
+    rows = tiny_table().read()
+    ranked = encoder(rows.values, rows.states)
+    again = load_ensemble(save_ensemble(replace(tiny_ensemble(), encoder=ranked), tmp_path / "ensemble.nc"))
+    assert again.encoder.ranks is not None and np.array_equal(again.encoder.ranks, ranked.ranks)
+    assert load_ensemble(save_ensemble(tiny_ensemble(), tmp_path / "plain.nc")).encoder.ranks is None
 
 
 def test_scales_that_do_not_exist() -> None:
