@@ -33,6 +33,7 @@ from sbi_circuits.verification import Criterion, judge
 from sbi_circuits.verification_spread import deviations
 
 DRAWN = "drawn around the simulations nearest to the observation, not from the posterior"
+OUT_OF_REACH = "out of reach of the circuit"
 NEAREST = 30
 _WIDTHS = (0.05, 0.25)  # of the kernels, in standard deviations of the nearest simulations
 _SHRINK = 0.3
@@ -66,12 +67,12 @@ class Known:
         return Known(*(np.concatenate(pair) for pair in both))
 
 
-def distances(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> np.ndarray:
-    """How far simulations lie from an observation: (n,), in the standard deviation of its windows about their mean.
+def differences_in_sd(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> np.ndarray:
+    """Differences of simulations from an observation: (n, f) over the f features that the observation defines.
 
-    The root mean square over the observed features, and half of the largest: a configuration is verified or not by
-    the feature that differs most. What is defined on one side only counts as 30. A recording of fewer than three
-    windows does not tell how features vary: there the unit is the scale of the table.
+    In the standard deviation of a single window about the mean of all: what one simulation of the circuit behind the
+    recording would show. At most 30, which is also what counts where a simulation does not define a feature. A
+    recording of fewer than three windows does not tell how features vary: there the unit is the scale of the table.
     """
     windows = encoder.scaled(seen.window_values, seen.window_states)
     there, compared = seen.window_states == DEFINED, seen.states == DEFINED
@@ -80,10 +81,36 @@ def distances(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> 
     target = np.where(there, windows, 0.0).sum(0) / m
     unit = np.sqrt(np.where(freedom + 1 >= _WINDOWS, squares / np.maximum(freedom, 1) * (1.0 + 1.0 / m), 1.0))
     away = np.minimum(np.abs(known.x - target) / np.maximum(unit, 0.05), _FAR)
-    away = np.where(known.defined, away, _FAR)[:, compared]
-    if not compared.any():
+    return np.asarray(np.where(known.defined, away, _FAR)[:, compared])
+
+
+def distances(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> np.ndarray:
+    """How far simulations lie from an observation: (n,).
+
+    The root mean square of `differences_in_sd`, and half of the largest: a configuration is verified or not by the
+    feature that differs most.
+    """
+    away = differences_in_sd(known, seen, encoder)
+    if not away.shape[1]:
         return np.zeros(len(known.z))
     return np.asarray(np.sqrt((away**2).mean(1)) + 0.5 * away.max(1))
+
+
+def reach(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder, names: Sequence[str], bound: float) -> str:
+    """One line: how many simulations agree with a recording in every feature it defines, or what keeps the nearest out.
+
+    Empty for a recording of fewer than three windows, which does not tell how features vary.
+    """
+    away = differences_in_sd(known, seen, encoder)
+    if seen.n_windows < _WINDOWS or not away.size:
+        return ""
+    worst = away.max(1)
+    agree, nearest = int((worst <= bound).sum()), int(worst.argmin())
+    if agree:
+        return f"{agree} of {len(worst)} simulations of the table lie within {bound:.1f} sd of it in every feature"
+    name = np.array(names)[seen.states == DEFINED][away[nearest].argmax()]
+    return (f"no simulation of the table lies within {bound:.1f} sd of it in every feature, the nearest is "
+            f"{worst[nearest]:.1f} away in {name}: it may be {OUT_OF_REACH}")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +153,8 @@ class Nearby:
         # Systematic: no centre more often than its weight asks for.
         edges, at = np.cumsum(self.weights), (np.arange(n) + random.random()) / max(n, 1)
         chosen = random.permutation(np.minimum(np.searchsorted(edges, at), len(edges) - 1))
-        width = np.exp(random.uniform(*np.log(_WIDTHS), size=(n, 1)))
+        low, high = np.log(_WIDTHS)
+        width = np.exp(random.uniform(low, high, size=(n, 1)))
         noise = random.standard_normal((n, len(self.prior))) @ self.factor.T
         return self.prior.constrain(self.centres[chosen] + width * noise)
 
@@ -189,7 +217,8 @@ def nearby_ensemble(
     limit, began = 4 * n if max_draws is None else max_draws, time.monotonic()
     if n < 1 or limit < 1:
         raise InferenceError(f"an ensemble needs n >= 1 and max_draws >= 1, got {n} and {limit}")
-    known, done = Known.of_table(table, posterior.encoder), _Batches()
+    there = known = Known.of_table(table, posterior.encoder)
+    done = _Batches()
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary if folder is None else folder)
         while True:
@@ -206,10 +235,12 @@ def nearby_ensemble(
             found = judge(seen, values, states, outcomes == "ok", posterior.encoder, rule)
             if found.verified.sum() >= n or done.n >= limit or time.monotonic() - began >= seconds:
                 break
+    told = reach(there, seen, posterior.encoder, posterior.feature_names, found.bound)
+    trust = "; ".join(filter(None, [posterior.check(seen).summary(), told]))
     return Ensemble(
         prior=posterior.prior, feature_set=table.feature_set, observation=seen, theta=theta,
         log_prob=posterior(seen).log_prob(theta), values=values, states=states, outcomes=outcomes, judgement=found,
-        criterion=rule, encoder=posterior.encoder, seed=seed, trust=posterior.check(seen).summary(),
+        criterion=rule, encoder=posterior.encoder, seed=seed, trust=trust,
         provenance={**posterior.provenance, "engine": engine, "posterior_parameters": posterior.prior.digest,
                     "drawn": DRAWN, "drawn_around": table.digest},
     )  # fmt: skip

@@ -17,6 +17,7 @@ from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import DEFINED, UNDEFINED
 from sbi_circuits.inference.shipped import Card
+from sbi_circuits.nearby import OUT_OF_REACH
 from sbi_circuits.plots.style import number, unit_text
 
 _MOST_ROWS = 200
@@ -119,7 +120,7 @@ def trust_sentence(ensemble: Ensemble, calibration: Verdict | None = None) -> st
 
 
 def _is_inside(ensemble: Ensemble) -> bool:
-    return " is inside " in ensemble.trust
+    return " is inside " in ensemble.trust and OUT_OF_REACH not in ensemble.trust
 
 
 def _calibrated(calibration: Verdict | None) -> str:

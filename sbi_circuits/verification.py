@@ -22,6 +22,7 @@ from sbi_circuits.verification_spread import (
     default_block,
     deviations,
     joint_bound,
+    lost,
     nearest,
     prior_variance,
     seed_to_seed,
@@ -42,8 +43,8 @@ class Criterion:
     Args:
         repeats: seeds per configuration, at least 2; `seeds_for` the length of the recording where None.
         level: probability with which the observed circuit itself may be rejected, over all features together: four
-            fifths for the largest difference in value, one fifth, shared evenly, for features that are defined in the
-            recording and undefined in the simulations, or the reverse.
+            fifths for the largest difference in value, one fifth, half of it shared evenly, for features that are
+            defined in the recording and undefined in the simulations, or the reverse (`states_apart`, `lost`).
         against: "mean", whether the circuit's features are those of the recording, or "windows", whether a simulation
             could be one more window of it: the looser question, for recordings that change while they last.
         block: windows that are resampled together, a few intervals between bursts; the cube root of the number of
@@ -139,8 +140,10 @@ def judge(
     related = correlations(x[pool], defined[pool], Variance(variance.value[pool], variance.freedom[pool]))
     freedom = typical.freedom + np.median(np.maximum(n - 1, 0), axis=0)
     bound = joint_bound(related[np.ix_(seen, seen)], freedom[seen], _OF_VALUES * criterion.level)
-    share = (1.0 - _OF_VALUES) * criterion.level / max(int((observation.states != UNOBSERVED).sum()), 1)
+    of_states = 0.5 * (1.0 - _OF_VALUES) * criterion.level
+    share = of_states / max(int((observation.states != UNOBSERVED).sum()), 1)
     apart = states_apart(states, ok, pool, observation.window_states, share)
+    apart |= lost(states, ok, observation.window_states, of_states)
     agrees: np.ndarray = ~apart & (np.abs(np.nan_to_num(z)) <= bound) & ok.any(axis=1, keepdims=True)
     known_error = np.sqrt(np.maximum(error**2, typical.value / size))
     return Judgement(np.asarray(ok.all(1) & agrees.all(1)), z, agrees, np.sqrt(typical.value), bound, known_error)

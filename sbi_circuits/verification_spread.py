@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaln, comb, polygamma
+from scipy.special import bdtr, betaln, comb, polygamma
 
 from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED
 from sbi_circuits.seeds import generator
@@ -204,6 +204,8 @@ def states_apart(
 ) -> np.ndarray:
     """Where most seeds have a feature in a state that the recording has not, by more than chance: (M, F) bool.
 
+    See also: `lost`, which needs no pool.
+
     The recording has a state that at least a tenth of its windows show. Chance is what circuits show whose seeds
     differ in the state: the probability that one circuit gives such seeds and such windows, over circuits whose
     probability of "undefined" is Beta distributed with the mean and the discordance between seeds of the pool. Where
@@ -229,6 +231,34 @@ def states_apart(
         if defined < max(_SEEN * windows, 1) and _by_chance(~u, repeats, most, windows, defined) <= level:
             wrong[:, f] |= repeats - count[:, f] >= most
     return np.asarray(wrong & measured)
+
+
+def lost(states: np.ndarray, ok: np.ndarray, window_states: np.ndarray, level: float) -> np.ndarray:
+    """Where no seed defines a feature that nearly all windows of the recording define: (M, F) bool.
+
+    Whatever the probability q of "undefined" in a window of one circuit, all R seeds and k or fewer of W windows show
+    it with a probability of at most the largest over q of q^R P(Binomial(W, q) <= k). Where that is no more than
+    `level`, it is held against a configuration: this rests on no other configurations, unlike `states_apart`, whose
+    pool is what was proposed. Features whose windows have equal states are one test: of nested ones (a burst, two
+    bursts, an interval's spread) the most demanding is undefined whenever another is.
+
+    Args:
+        states, ok, window_states: as for `states_apart`.
+        level: over all features together.
+
+    Examples:
+        >>> states, ok = np.full((1, 2, 1), UNDEFINED), np.ones((1, 2), dtype=bool)
+        >>> [bool(lost(states, ok, np.full((w, 1), DEFINED), 0.005).all()) for w in (5, 15)]
+        [False, True]
+    """
+    repeats, windows = states.shape[1], len(window_states)
+    undefined = (window_states == UNDEFINED).sum(0)
+    tests = max(len(np.unique(window_states[:, (window_states != UNOBSERVED).all(0)], axis=1).T), 1)
+    q = np.linspace(0.0, 1.0, 501)[:, None]
+    chance = (q**repeats * bdtr(np.arange(windows + 1.0), windows, q)).max(0)
+    measured = (window_states != UNOBSERVED).all(0) & (undefined <= windows // 2)
+    none = ((states == UNDEFINED) & ok[:, :, None]).all(1)
+    return np.asarray(none & (measured & (chance[undefined] <= level / tests))[None])
 
 
 def _by_chance(u: np.ndarray, repeats: int, most: int, windows: int, seen: int) -> float:

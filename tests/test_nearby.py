@@ -10,7 +10,7 @@ from tiny import CIRCUIT, FEATURES, PRIOR, THETA, TinyEngine, tiny_observation, 
 from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import UNDEFINED
-from sbi_circuits.nearby import DRAWN, Known, Nearby, distances, nearby_ensemble
+from sbi_circuits.nearby import DRAWN, OUT_OF_REACH, Known, Nearby, distances, nearby_ensemble, reach
 from sbi_circuits.results import load_ensemble, save_ensemble
 from sbi_circuits.table import MemoryTable
 from sbi_circuits.table_rows import Rows
@@ -61,6 +61,20 @@ def test_distance_counts_what_one_side_lacks_and_leaves_out_what_was_not_observe
     assert (distances(known, unseen, encoder) == 0).all()
     one = tiny_observation(THETA, windows=1)
     assert np.isfinite(distances(known, one, encoder)).all()
+
+
+def test_a_recording_that_no_simulation_is_like_is_said_to_be_out_of_reach() -> None:
+    """Observed rates ten times as high; negative control: the recording as it is, of which a fair share agree."""
+    encoder, names = tiny_posterior().encoder, tiny_posterior().feature_names
+    known = Known.of_table(memory(), encoder)
+    assert reach(known, X, encoder, names, 3.5).endswith("simulations of the table lie within 3.5 sd of it in every "
+                                                         "feature")  # fmt: skip
+    rate = names.index("isi.rate_mean")
+    values = X.window_values.copy()
+    values[:, rate] *= 10
+    text = reach(known, replace(X, window_values=values), encoder, names, 3.5)
+    assert text.startswith("no simulation of the table lies within 3.5 sd") and text.endswith(OUT_OF_REACH)
+    assert reach(known, tiny_observation(THETA, windows=1), encoder, names, 3.5) == ""
 
 
 def test_more_are_verified_than_around_exchanged_configurations() -> None:

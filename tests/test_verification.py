@@ -9,7 +9,7 @@ from sbi_circuits.features.states import summarise
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.seeds import generator
 from sbi_circuits.verification import AGAINST, Criterion, Judgement, judge, seed_to_seed, seeds_for
-from sbi_circuits.verification_spread import block_bootstrap, blocks_of
+from sbi_circuits.verification_spread import block_bootstrap, blocks_of, lost
 
 F, SD = 12, 0.3  # features, and their seed-to-seed standard deviation in scaled units
 RULE = Criterion(repeats=2)
@@ -211,3 +211,26 @@ def test_a_feature_that_is_mostly_constant_does_not_open_the_bound() -> None:
     assert found.bound < 8.0
     # Half of the members lie ten sd away in the first feature: the negative control within the same call.
     assert found.verified[:80].mean() < 0.05
+
+
+@pytest.mark.parametrize(("windows", "repeats"), [(15, 2), (20, 2), (8, 4)])
+def test_what_all_seeds_lack_is_lost_and_no_more_often_than_stated(windows: int, repeats: int) -> None:
+    """One circuit behind both, whatever its probability of "undefined": 40,000 draws of each, five standard errors.
+
+    Negative control: circuits that never have the feature, beside a recording that always has it, are all lost.
+    """
+    random, level, n = generator(5, "lost"), 0.005, 40_000
+    ok = np.ones((n, repeats), dtype=bool)
+    for q in (0.01, 0.05, 2 / 17, 0.2, 0.5):
+        seeds = (random.random((n, repeats, 1)) < q).astype(np.uint8) * UNDEFINED
+        recorded = (random.random((n, windows)) < q).astype(np.uint8) * UNDEFINED
+        found = np.zeros(n, dtype=bool)
+        for k in np.unique(recorded.sum(1) // UNDEFINED):
+            like = recorded.sum(1) // UNDEFINED == k
+            column = np.where(np.arange(windows) < k, UNDEFINED, DEFINED)[:, None]
+            found[like] = lost(seeds[like], ok[like], column, level)[:, 0]
+        assert found.mean() <= level + 5 * np.sqrt(level / n)
+    never, always = np.full((3, repeats, 1), UNDEFINED), np.full((windows, 1), DEFINED)
+    assert lost(never, ok[:3], always, level).all()
+    assert not lost(np.full((3, repeats, 1), DEFINED), ok[:3], always, level).any()
+    assert not lost(never, ok[:3], np.full((windows, 1), UNOBSERVED), level).any()

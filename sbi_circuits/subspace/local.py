@@ -75,7 +75,7 @@ def local_geometry(density: Density, z: np.ndarray) -> LocalGeometry:
     Examples:
         >>> from sbi_circuits.subspace.examples import sum_only
         >>> found = local_geometry(sum_only(3, noise=0.1), np.zeros((1, 3)))
-        >>> found.eigenvalues.round(6).tolist()  # |1|^2 / noise^2 along the sum, nothing across it
+        >>> (found.eigenvalues.round(6) + 0.0).tolist()  # |1|^2 / noise^2 along the sum, nothing across it
         [[300.0, 0.0, 0.0]]
     """
     return from_information(z, -hessian(density, z) - np.eye(np.asarray(z).shape[1]))
