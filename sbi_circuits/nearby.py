@@ -13,7 +13,7 @@ that there were, and how much of the posterior that covers is for `subspace.cove
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from sbi_circuits.prior import Prior
 from sbi_circuits.recording import Recording
 from sbi_circuits.seeds import generator, stream_key
 from sbi_circuits.table import BaseTable
-from sbi_circuits.verification import Criterion, judge
+from sbi_circuits.verification import Criterion, Judgement, judge
 from sbi_circuits.verification_spread import deviations
 
 DRAWN = "drawn around the simulations nearest to the observation, not from the posterior"
@@ -59,11 +59,13 @@ class Known:
         values, states = rows.values[ok], rows.states[ok]
         return cls(table.prior.unconstrain(rows.theta[ok]), encoder.scaled(values, states), states == DEFINED)
 
-    def joined(self, z: np.ndarray, x: np.ndarray, defined: np.ndarray, ok: np.ndarray) -> "Known":
-        """With configurations z (M, P), the means over their seeds of x, defined (M, R, F); `ok` (M, R) all seeds."""
-        n, ran = defined.sum(1), ok.all(1)
+    def joined(self, batch: "_Batch", prior: Prior, encoder: FeatureEncoder) -> "Known":
+        """With the configurations of a batch that ran to their end, their features averaged over the seeds."""
+        ran = (batch.outcomes == "ok").all(1)
+        x, defined = encoder.scaled(batch.values[ran], batch.states[ran]), batch.states[ran] == DEFINED
+        n = defined.sum(1)
         mean = np.where(defined, x, 0.0).sum(1) / np.maximum(n, 1)
-        both = (self.z, z[ran]), (self.x, mean[ran]), (self.defined, 2 * n[ran] > defined.shape[1])
+        both = (self.z, prior.unconstrain(batch.theta[ran])), (self.x, mean), (self.defined, 2 * n > defined.shape[1])
         return Known(*(np.concatenate(pair) for pair in both))
 
 
@@ -159,25 +161,67 @@ class Nearby:
         return self.prior.constrain(self.centres[chosen] + width * noise)
 
 
-@dataclass
-class _Batches:
-    """What was drawn and simulated so far."""
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What every batch needs: see `nearby_ensemble`."""
 
-    theta: list[np.ndarray] = field(default_factory=list)
-    values: list[np.ndarray] = field(default_factory=list)
-    states: list[np.ndarray] = field(default_factory=list)
-    outcomes: list[np.ndarray] = field(default_factory=list)
+    posterior: Posterior
+    circuit: Circuit
+    seen: WindowedFeatures
+    rule: Criterion
+    seed: int
+    engine: str
+    workers: int
+    progress: bool
 
-    def add(self, *parts: np.ndarray) -> None:
-        for kept, part in zip((self.theta, self.values, self.states, self.outcomes), parts, strict=True):
-            kept.append(part)
+    def simulated(self, theta: np.ndarray, first: int, path: Path) -> "_Batch":
+        """A batch of draws, simulated with several seeds each; the first of them is draw number `first`."""
+        repeats = self.rule.repeats or 2
+        campaign = campaign_of(self.posterior, self.circuit, theta, repeats, self.seed, self.engine)
+        campaign = replace(campaign, seed=stream_key(self.seed, "nearby", first) % 2**62)  # each batch has its own
+        rows = run_campaign(campaign, path / campaign.digest[:12], workers=self.workers, progress=self.progress).read()
+        return _Batch(theta, *stack(rows, len(theta), repeats))
 
-    def all(self) -> Sequence[np.ndarray]:
-        return [np.concatenate(kept) for kept in (self.theta, self.values, self.states, self.outcomes)]
+    def judged(self, done: "_Batch") -> Judgement:
+        return judge(self.seen, done.values, done.states, done.outcomes == "ok", self.posterior.encoder, self.rule)
 
-    @property
-    def n(self) -> int:
-        return sum(map(len, self.theta))
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Draws (M, P), and features, states (M, R, F) and outcomes (M, R) of their simulations."""
+
+    theta: np.ndarray
+    values: np.ndarray
+    states: np.ndarray
+    outcomes: np.ndarray
+
+    def with_(self, other: "_Batch") -> "_Batch":
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return _Batch(*(np.concatenate(pair) for pair in pairs))
+
+
+def _until_enough(
+    plan: _Plan, known: Known, n: int, limit: int, seconds: float, path: Path
+) -> tuple[_Batch, Judgement]:
+    """Batches until n are verified, or the draws or the time are used up; each learns from those before it."""
+    prior, encoder, began = plan.posterior.prior, plan.posterior.encoder, time.monotonic()
+    done: _Batch | None = None
+    while True:
+        drawn = 0 if done is None else len(done.theta)
+        proposal = Nearby.fit(prior, known, distances(known, plan.seen, encoder))
+        size = _size(drawn, limit, seconds, time.monotonic() - began)
+        batch = plan.simulated(proposal.sample(size, stream_key(plan.seed, "nearby", drawn) % 2**62), drawn, path)
+        done = batch if done is None else done.with_(batch)
+        found = plan.judged(done)
+        if found.verified.sum() >= n or len(done.theta) >= limit or time.monotonic() - began >= seconds:
+            return done, found
+        known = known.joined(batch, prior, encoder)
+
+
+def _size(drawn: int, limit: int, seconds: float, spent: float) -> int:
+    """Draws of the next batch: as many as all before it, within bounds, and no more than there is time for."""
+    size = min(max(drawn, _BATCH[0]), _BATCH[1], limit - drawn)
+    return size if not drawn or seconds == np.inf else max(1, min(size, int((seconds - spent) * drawn / spent)))
 
 
 def nearby_ensemble(
@@ -214,48 +258,22 @@ def nearby_ensemble(
     _require_same(posterior, table)
     seen = observe(posterior, observation) if isinstance(observation, Recording) else observation
     rule = rule_for(criterion or Criterion(), seen, posterior.provenance)
-    limit, began = 4 * n if max_draws is None else max_draws, time.monotonic()
+    limit = 4 * n if max_draws is None else max_draws
     if n < 1 or limit < 1:
         raise InferenceError(f"an ensemble needs n >= 1 and max_draws >= 1, got {n} and {limit}")
-    there = known = Known.of_table(table, posterior.encoder)
-    done = _Batches()
+    known = Known.of_table(table, posterior.encoder)
+    plan = _Plan(posterior, circuit, seen, rule, seed, engine, workers, progress)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary if folder is None else folder)
-        while True:
-            proposal = Nearby.fit(posterior.prior, known, distances(known, seen, posterior.encoder))
-            size = min(max(done.n, _BATCH[0]), _BATCH[1], limit - done.n)
-            theta = proposal.sample(size, stream_key(seed, "nearby", done.n) % 2**62)
-            values, states, outcomes = _simulated(posterior, circuit, theta, rule, (seed, done.n), engine, path,
-                                                  workers, progress)  # fmt: skip
-            done.add(theta, values, states, outcomes)
-            ok = outcomes == "ok"
-            x, defined = posterior.encoder.scaled(values, states), (states == DEFINED) & ok[:, :, None]
-            known = known.joined(posterior.prior.unconstrain(theta), x, defined, ok)
-            theta, values, states, outcomes = done.all()
-            found = judge(seen, values, states, outcomes == "ok", posterior.encoder, rule)
-            if found.verified.sum() >= n or done.n >= limit or time.monotonic() - began >= seconds:
-                break
-    told = reach(there, seen, posterior.encoder, posterior.feature_names, found.bound)
-    trust = "; ".join(filter(None, [posterior.check(seen).summary(), told]))
+        done, found = _until_enough(plan, known, n, limit, seconds, path)
+    told = reach(known, seen, posterior.encoder, posterior.feature_names, found.bound)
     return Ensemble(
-        prior=posterior.prior, feature_set=table.feature_set, observation=seen, theta=theta,
-        log_prob=posterior(seen).log_prob(theta), values=values, states=states, outcomes=outcomes, judgement=found,
-        criterion=rule, encoder=posterior.encoder, seed=seed, trust=trust,
+        prior=posterior.prior, feature_set=table.feature_set, observation=seen, **vars(done),
+        log_prob=posterior(seen).log_prob(done.theta), judgement=found, criterion=rule, encoder=posterior.encoder,
+        seed=seed, trust="; ".join(filter(None, [posterior.check(seen).summary(), told])),
         provenance={**posterior.provenance, "engine": engine, "posterior_parameters": posterior.prior.digest,
                     "drawn": DRAWN, "drawn_around": table.digest},
     )  # fmt: skip
-
-
-def _simulated(
-    posterior: Posterior, circuit: Circuit, theta: np.ndarray, rule: Criterion, stream: tuple[int, int], engine: str,
-    path: Path, workers: int, progress: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Values, states (M, R, F) and outcomes (M, R) of a batch; every batch has seeds of its own."""
-    repeats = rule.repeats or 2
-    campaign = campaign_of(posterior, circuit, theta, repeats, stream[0], engine)
-    campaign = replace(campaign, seed=stream_key(stream[0], "nearby", stream[1]) % 2**62)
-    rows = run_campaign(campaign, path / campaign.digest[:12], workers=workers, progress=progress).read()
-    return stack(rows, len(theta), repeats)
 
 
 def differences(posterior: Posterior, table: BaseTable) -> list[str]:

@@ -105,6 +105,11 @@ def test_it_stops_when_there_are_enough_and_workers_do_not_matter() -> None:
     np.testing.assert_array_equal(found[0].values, found[1].values)
 
 
+def test_time_ends_it_after_the_first_batch() -> None:
+    """Negative control: with time it goes on, each batch as large as all before it."""
+    assert [len(drawn(seconds=s).theta) for s in (0.0, 1e6)] == [16, 48]
+
+
 def test_kernels_stay_inside_the_prior_and_near_their_centres() -> None:
     """Systematic: a centre of weight w gives within one of n w draws; the widest kernel is a quarter as wide."""
     known = Known.of_table(memory(), tiny_posterior().encoder)
