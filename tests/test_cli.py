@@ -340,7 +340,7 @@ def test_unknown_names_list_the_valid_ones(recording: Path, tmp_path: Path) -> N
     line = error(*SIMULATE, "--engine", "gpu", *out)
     assert line.startswith("unknown engine 'gpu'; valid: auto, brian2") and "kernel[numba]" in line
     line = error("features", recording, "--set", "isi,burst")
-    assert line == "unknown feature family 'burst'; valid: bursts, field, isi, oscillation, pair, spectrum"
+    assert line == "unknown feature family 'burst'; valid: bursts, counts, field, isi, oscillation, pair, spectrum"
     assert error("features", recording, "--view", "wells") == "unknown view 'wells'; valid: cells, channels"
     line = error("train", tiny_table().path, *out, "--family", "made")
     assert line == "unknown flow family 'made'; valid: batched, nflows, zuko"
