@@ -39,14 +39,27 @@ def test_dimension_of_a_known_set_lies_in_the_stated_interval(example: Constrain
         low, high = scales.coarsest.interval
         assert n < 1000 or (dimension - 1 < low and high < dimension + 1)
     assert (inside.sum(0) >= 4).all()
+
+
+@pytest.mark.parametrize(("example", "dimension"), EVERY, ids=NAMES)
+def test_dimension_of_a_known_set_is_found_within_three_errors(example: Constrained, dimension: int) -> None:
+    """With half of the last step of the scale as error, less than what is stated."""
+    z = example.sample_z(1000, seed=0)
+    scales = neighbour_dimension(z)
+    error = np.hypot(scales.error[-1], (scales.dimension[-1] - scales.dimension[-2]) / 2)
+    assert abs(scales.coarsest.value - dimension) < 3 * error + 0.05
     # The set is as thick as its noise: at the finest scale that counts as dimensions, so scales must be told apart.
-    assert scales.finest.value > dimension + 0.05
+    assert scales.finest.value > dimension + 0.1
 
 
 def test_without_an_invariance_every_direction_is_stiff() -> None:
     """Negative control."""
     example = isotropic(4)
     z = example.sample_z(1000, seed=0)
+    scales = neighbour_dimension(z)
+    error = np.hypot(scales.error[-1], (scales.dimension[-1] - scales.dimension[-2]) / 2)
+    assert abs(scales.coarsest.value - 4) < 3 * error
+    assert local_pca_dimension(z).value == pytest.approx(4.0)
     geometry = local_geometry(example, z[:20])
     assert (geometry.dimension == 0).all() and np.allclose(geometry.eigenvalues, 1 / 0.3**2)
     assert global_geometry(example.prior.constrain(z), example.prior).participation.value > 3.9

@@ -69,8 +69,7 @@ def test_a_known_invariance_is_proved_and_a_wrong_one_is_not() -> None:
     assert (proof.typical("sloppy") < 1.0).all() and (proof.failures("sloppy") == 0).all()
     assert (proof.ratio() > 5.0).all()
     wrong = prove_directions(grown(), chosen, {"sloppy": BURSTING, "stiff": IDLE}, (0.5, 1.0), RUNNER)
-    # In units of the mean variance over members, which is above the median one.
-    assert (wrong.ratio() < 1.0).all() and (wrong.typical("sloppy") > [1.5, 3.0]).all()
+    assert (wrong.ratio() < 1.0).all() and (wrong.typical("sloppy") > 2.0).all()
 
 
 def test_a_change_of_nothing_is_as_large_as_seeds_make_it() -> None:
@@ -98,10 +97,10 @@ def test_a_long_invariant_path_stays_and_random_lines_of_its_length_do_not() -> 
 
 
 def test_a_feature_that_comes_and_goes_by_chance_is_not_lost() -> None:
-    """Of 16 and 4 seeds; a feature in every reference seed and in none of the others is."""
+    """Of 16 and 4 seeds; a feature in most reference seeds and in none of the others is."""
     n_a, n_b = np.array([16, 8, 8, 16, 0, 0]), np.array([0, 0, 4, 3, 4, 0])
     assert _apart(n_a, n_b, 16, 4, 10).tolist() == [True, False, False, False, True, False]
-    assert _apart(np.array([16, 14, 8]), np.array([0, 0, 0]), 16, 2, 10).tolist() == [True, False, False]
+    assert _apart(np.array([16, 14, 8]), np.array([0, 0, 0]), 16, 2, 10).tolist() == [True, True, False]
 
 
 def test_noise_is_taken_off_without_bias() -> None:

@@ -21,12 +21,12 @@ from sbi_circuits.inference import Posterior
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.prior import Prior
 from sbi_circuits.seeds import stream_key
-from sbi_circuits.verification import Judgement, judge
-from sbi_circuits.verification_spread import deviations, prior_variance
+from sbi_circuits.verification import Judgement, judge, seed_to_seed
+from sbi_circuits.verification_spread import deviations
 
 SCREENED = "screened"  # in place of an outcome: a seed that was not simulated, as the first one had gone astray
 _NEARLY_ALL = 0.9
-_FEW = 8  # members that cannot tell their own variability
+
 
 @dataclass(frozen=True)
 class Runner:
@@ -270,16 +270,15 @@ class FeatureChange:
 
 
 def feature_unit(ensemble: Ensemble) -> np.ndarray:
-    """Seed-to-seed standard deviation (F,) of one simulation of a member, scaled features.
+    """Seed-to-seed standard deviation (F,) of one simulation of a member, scaled: `verification.seed_to_seed`.
 
-    The root mean square over the verified members, 2 % of the most variable left out, as verification counts it
-    (`verification_spread.prior_variance`); with fewer than eight members the rule's own unit.
+    Without members, the unit of the rule that judged the ensemble.
     """
-    if ensemble.verified.sum() < _FEW:
+    if not ensemble.verified.any():
         return ensemble.judgement.unit
     runs = members_of(ensemble)
-    x, observed = ensemble.encoder.scaled(runs.values, runs.states), ensemble.observation.states
-    return np.sqrt(prior_variance(x, runs.defined(), observed).value)
+    x = ensemble.encoder.scaled(runs.values, runs.states)
+    return seed_to_seed(x, runs.defined(), ensemble.observation.states)
 
 
 def feature_change(
@@ -317,14 +316,15 @@ def feature_change(
 def _apart(n_a: np.ndarray, n_b: np.ndarray, seeds_a: int, seeds_b: int, features: int) -> np.ndarray:
     """Where a feature is defined in n_a of seeds_a and n_b of seeds_b simulations, and chance does not explain it.
 
-    Fisher's exact test at .05 over all features and both sides. A few seeds can never tell by it: a feature that
-    nine in ten of the reference's seeds have and none of the others, or the reverse, is apart in any case.
+    Fisher's exact test at .05 over all features and both sides. A few seeds can never tell by it: a feature that most
+    of the reference's seeds have and none of the others is gone in any case, and new where all of the others have it
+    and at most one in ten of the reference's.
     """
     total, drawn = n_a + n_b, (seeds_a + seeds_b, seeds_b)
     level = 0.025 / max(features, 1)
     fewer, more = hypergeom.cdf(n_b, drawn[0], total, drawn[1]), hypergeom.sf(n_b - 1, drawn[0], total, drawn[1])
     share = n_a / seeds_a
-    certain = ((share >= _NEARLY_ALL) & (n_b == 0)) | ((share <= 1 - _NEARLY_ALL) & (n_b == seeds_b))
+    certain = ((share > 0.5) & (n_b == 0)) | ((share <= 1 - _NEARLY_ALL) & (n_b == seeds_b))
     return np.asarray((fewer <= level) | (more <= level) | certain)
 
 
