@@ -16,7 +16,7 @@ from sbi_circuits.errors import InferenceError, UnknownNameError
 from sbi_circuits.features import WindowedFeatures
 from sbi_circuits.inference import Posterior, TrainingConfig, load_card, load_posterior, train
 from sbi_circuits.inference.shipped import posterior_folder, shipped_posteriors
-from sbi_circuits.nearby import differences, nearby_ensemble
+from sbi_circuits.nearby import mismatches, nearby_ensemble
 from sbi_circuits.observation_file import ObservedFeatures, read_observation
 from sbi_circuits.plots import save, training_curve
 from sbi_circuits.readers import read_recording
@@ -131,7 +131,7 @@ def _around(source: Posterior, tables: tuple[Path, ...], draw: str) -> BaseTable
     if tables:
         return _together(tables)
     ships = demo_table()
-    if not differences(source, ships):
+    if not mismatches(source, ships):
         return ships
     if draw == "auto":
         return None

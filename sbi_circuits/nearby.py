@@ -195,7 +195,7 @@ class _Batch:
     states: np.ndarray
     outcomes: np.ndarray
 
-    def with_(self, other: "_Batch") -> "_Batch":
+    def followed_by(self, other: "_Batch") -> "_Batch":
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return _Batch(*(np.concatenate(pair) for pair in pairs))
 
@@ -211,7 +211,7 @@ def _until_enough(
         proposal = Nearby.fit(prior, known, distances(known, plan.seen, encoder))
         size = _size(drawn, limit, seconds, time.monotonic() - began)
         batch = plan.simulated(proposal.sample(size, stream_key(plan.seed, "nearby", drawn) % 2**62), drawn, path)
-        done = batch if done is None else done.with_(batch)
+        done = batch if done is None else done.followed_by(batch)
         found = plan.judged(done)
         if found.verified.sum() >= n or len(done.theta) >= limit or time.monotonic() - began >= seconds:
             return done, found
@@ -276,7 +276,7 @@ def nearby_ensemble(
     )  # fmt: skip
 
 
-def differences(posterior: Posterior, table: BaseTable) -> list[str]:
+def mismatches(posterior: Posterior, table: BaseTable) -> list[str]:
     """In what the simulations of a table differ from those a posterior was trained on, if in anything."""
     known, manifest = posterior.provenance, table.manifest
     pairs = {
@@ -289,6 +289,6 @@ def differences(posterior: Posterior, table: BaseTable) -> list[str]:
 
 
 def _require_same(posterior: Posterior, table: BaseTable) -> None:
-    other = differences(posterior, table)
+    other = mismatches(posterior, table)
     if other:
         raise InferenceError(f"the table has another {' and '.join(other)} than the posterior was trained on")

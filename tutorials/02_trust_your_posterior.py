@@ -391,12 +391,8 @@ print(pd.DataFrame({"truth": truth, **together}, index=plain.prior.names).to_str
 #   say how large.
 # - **Failing is information.** Too narrow: simulate more, or use more members. Wrong in one pattern or subset: look
 #   there. Wrong everywhere in the same way: recalibrate.
-# - **Where it is too wide for one recording**, more simulations can be aimed at it: `sbi-circuits infer --refine
-#   --rounds 5` (`aimed_rounds` in Python) goes on until the members of the ensemble agree, and says what each round
-#   taught.
-# - **Many features cost accuracy if each is an input of its own.** A spectrum of hundreds of values, or the binned
-#   counts of a population (`FeatureSet.of("counts")`), are read as a few numbers by the default networks; the training
-#   log says which.
+# - **Where it is too wide for one recording**, `sbi-circuits infer --refine --rounds 5` simulates more.
+# - **Hundreds of features** (a spectrum, `counts`) are read as a few numbers; the training log says which.
 # - **In reach comes first.** No test on simulations says anything about a recording that the circuit cannot produce.
 # - **The comparison knows only the circuits it was given**, and their priors: a circuit with a wide prior has to spread
 #   its evidence.

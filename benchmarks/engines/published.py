@@ -11,6 +11,8 @@ import brian2
 import numpy as np
 from brian2 import Hz, ms, mV, nS, pA, pF, second
 
+from sbi_circuits.seeds import generator
+
 _CELLS, _EXCITATORY, _SOURCES = 2000, 0.8, 500
 _EQUATIONS = """
 dv/dt = (-g_L*(v - v_rest) + g_L*delta_T*exp((v - v_thresh)/delta_T) - w + I)/C : volt (unless refractory)
@@ -30,8 +32,8 @@ _PATHWAYS = (("exc", "inh", 0.05, "ge"), ("inh", "exc", 0.1, "gi"), ("inh", "inh
 
 def build(seed: int) -> tuple[brian2.Network, brian2.SpikeMonitor]:
     """The network at the check configuration, and the monitor of its excitatory cells."""
-    brian2.seed(seed)
-    random = np.random.RandomState(seed)
+    brian2.seed(seed)  # Brian2's own draws know no other; the worker's process runs nothing else
+    random = generator(seed, "published")
     brian2.defaultclock.dt = 0.2 * ms
     excitatory = int(_EXCITATORY * _CELLS)
     sizes = {"exc": excitatory, "inh": _CELLS - excitatory}
@@ -58,7 +60,7 @@ def _cells(name: str, size: int, random: Any) -> brian2.NeuronGroup:
         size, _EQUATIONS, threshold="v > v_cut", reset="v = v_reset; w += b", refractory=5 * ms, method="euler",
         namespace=dict(_CELL), name=f"{name}_cells",
     )  # fmt: skip
-    group.v = _CELL["v_rest"] + random.randn(size) * 4 * mV
+    group.v = _CELL["v_rest"] + random.standard_normal(size) * 4 * mV
     return group
 
 
@@ -72,7 +74,7 @@ def _synapses(name: str, source: Any, target: Any, effect: str, values: dict[str
 
 def _clustered(group: brian2.NeuronGroup, random: Any) -> list[brian2.Synapses]:
     """Pairs that share a label connect more often and more strongly; every pair is listed, as published."""
-    labels = random.randint(_CLUSTERS, size=(len(group), 2))
+    labels = random.integers(_CLUSTERS, size=(len(group), 2))
     shared = (labels[:, None] == labels[None]).any(2)
     made = []
     for name, pairs, share, factor in (("in", shared, _WITHIN, _STRONGER), ("out", ~shared, _BETWEEN, 1.0)):

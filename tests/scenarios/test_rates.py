@@ -114,6 +114,23 @@ def in_batches(engine: Engine, name: str, size: int, n: int = 64) -> list[Record
 
 @each_engine
 @each_shipped
+def test_the_size_of_a_batch_changes_nothing(engine: str, name: str) -> None:
+    circuit, theta = small_rate(name)
+    duration = SHORTER * RATE_CIRCUITS[name].duration / 2
+    made, protocol = FAST[engine](), Protocol(duration, record=circuit.default_record())
+    thetas = np.linspace(0.98, 1.02, 9)[:, None] * theta
+    together = list(made.run_batch(circuit, thetas, protocol, 3, range(9)))
+    for k in (0, 4, 8):
+        alone = made.run(circuit, thetas[k], protocol, 3, k)
+        assert alone.recording is not None and together[k].recording is not None and together[k].index == k
+        for signal, values in alone.recording.signals.items():
+            assert np.allclose(values.values, together[k].recording.signals[signal].values, rtol=1e-4, atol=1e-5)
+    pair = [together[k].recording for k in (0, 8)]
+    assert pair[0] is not None and pair[1] is not None and largest_difference(pair[0], pair[1]) > 1e-3
+
+
+@each_engine
+@each_shipped
 def test_batches_of_1_7_and_64_change_nothing(engine: str, name: str) -> None:
     """Every bit is the same on the kernels, in both precisions; sums of tensors differ in the last ones of double."""
     bound, makers = (1e-12, [EXACT[engine]]) if engine == "torch" else (0.0, [EXACT[engine], FAST[engine]])
