@@ -229,6 +229,11 @@ def verify(
 
 
 def circuit_of(source: Posterior | Ensemble, circuit: Circuit | None) -> Circuit:
+    """The circuit behind a posterior or ensemble, under its prior; looked up by its name where None.
+
+    Raises:
+        InferenceError: another circuit than the source's.
+    """
     name, digest = source.provenance["circuit"], source.provenance["circuit_digest"]
     found = get_circuit(name) if circuit is None else circuit
     if found.digest != digest:
@@ -246,8 +251,9 @@ def protocol_of(content: Mapping[str, Any]) -> Protocol:
     return Protocol(content["duration"], content["warmup"], record, content["early_stop"], content["dt"])
 
 
-def campaign_of(source: Posterior | Ensemble, circuit: Circuit, theta: np.ndarray, repeats: int, seed: int,
-              engine: str) -> Campaign:
+def campaign_of(
+    source: Posterior | Ensemble, circuit: Circuit, theta: np.ndarray, repeats: int, seed: int, engine: str
+) -> Campaign:
     """Every configuration `repeats` times in a row; each simulation has a seed of its own by its index."""
     proposal = TableProposal(np.repeat(theta, repeats, axis=0), "posterior")
     features = FeatureSet.from_dict(source.provenance["feature_set"])
@@ -287,6 +293,7 @@ def _until_enough(
 
 
 def stack(rows: Rows, configurations: int, repeats: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values and states (M, R, F), and outcomes (M, R), of the first rows of such a campaign."""
     n = configurations * repeats
     shape = (configurations, repeats)
     return (
