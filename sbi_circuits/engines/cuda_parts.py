@@ -113,23 +113,43 @@ def lanes_per_spike(count, warps):
 
 
 @device
+def row_of(base, spikes, capacity, start, group):
+    """Row of the synapses of one spike of a circular list."""
+    place = np.int32(start + group)
+    if place >= capacity:
+        place = np.int32(place - capacity)
+    return np.int32(base + spikes[np.uint32(place)])
+
+
+@device
 def deliver(tid, T, indptr, base, targets, weight, spikes, capacity, start, count, variable):
-    """Add `weight` to the variable of every target of `count` spikes, which begin at `start` of a circular list."""
+    """Add `weight` to the variable of every target of `count` spikes, which begin at `start` of a circular list.
+
+    Four targets are read before the first is added to: a row lies in device memory, whose latency is what a step
+    waits for.
+    """
     bits = lanes_per_spike(count, T >> LANE_BITS)
     group = np.int32(tid >> np.int32(LANE_BITS + bits))
     groups = np.int32(T >> np.int32(LANE_BITS + bits))
     width = np.int32(LANES << bits)
     lane = np.int32(tid & np.int32(width - 1))
     while group < count:
-        place = np.int32(start + group)
-        if place >= capacity:
-            place = np.int32(place - capacity)
-        row = np.int32(base + spikes[np.uint32(place)])
-        k = np.int32(indptr[np.uint32(row)] + lane)
-        stop = indptr[np.uint32(row + 1)]
+        row = row_of(base, spikes, capacity, start, group)
+        k, stop = indptr[np.uint32(row)], indptr[np.uint32(row + 1)]
+        k = np.int32(k + lane)
         while k < stop:
-            cuda.atomic.add(variable, np.uint32(targets[np.uint32(k)]), weight)
-            k = np.int32(k + width)
+            k1, k2, k3 = np.int32(k + width), np.int32(k + 2 * width), np.int32(k + 3 * width)
+            last = np.int32(stop - 1)
+            j0, j1 = targets[np.uint32(k)], targets[np.uint32(min(k1, last))]
+            j2, j3 = targets[np.uint32(min(k2, last))], targets[np.uint32(min(k3, last))]
+            cuda.atomic.add(variable, np.uint32(j0), weight)
+            if k1 < stop:
+                cuda.atomic.add(variable, np.uint32(j1), weight)
+            if k2 < stop:
+                cuda.atomic.add(variable, np.uint32(j2), weight)
+            if k3 < stop:
+                cuda.atomic.add(variable, np.uint32(j3), weight)
+            k = np.int32(k3 + width)
         group = np.int32(group + groups)
 
 
@@ -142,18 +162,24 @@ def deliver_masked(tid, T, indptr, base, targets, weight, spikes, capacity, star
     width = np.int32(LANES << bits)
     lane = np.int32(tid & np.int32(width - 1))
     while group < count:
-        place = np.int32(start + group)
-        if place >= capacity:
-            place = np.int32(place - capacity)
-        row = np.int32(base + spikes[np.uint32(place)])
-        k = np.int32(indptr[np.uint32(row)] + lane)
-        stop = indptr[np.uint32(row + 1)]
+        row = row_of(base, spikes, capacity, start, group)
+        k, stop = indptr[np.uint32(row)], indptr[np.uint32(row + 1)]
+        k = np.int32(k + lane)
         while k < stop:
-            j = np.uint32(targets[np.uint32(k)])
-            if until[j] <= step:
-                cuda.atomic.add(variable, j, weight)
-            k = np.int32(k + width)
+            k1 = np.int32(k + width)
+            j0, j1 = np.uint32(targets[np.uint32(k)]), np.uint32(targets[np.uint32(min(k1, np.int32(stop - 1)))])
+            if until[j0] <= step:
+                cuda.atomic.add(variable, j0, weight)
+            if k1 < stop and until[j1] <= step:
+                cuda.atomic.add(variable, j1, weight)
+            k = np.int32(k1 + width)
         group = np.int32(group + groups)
+
+
+@device
+def turned(tid, T, warps):
+    """The number of a thread when the block is turned by so many warps: short jobs go to different ones."""
+    return np.int32((tid - np.int32(LANES * warps)) & np.int32(T - 1))
 
 
 @device
@@ -221,13 +247,14 @@ def note_intervals(tid, T, spikes, capacity, start, count, step, offset, last, n
         if place >= capacity:
             place = np.int32(place - capacity)
         i = np.uint32(offset + spikes[np.uint32(place)])
-        before = last[i]
+        # All are read before any is written: one wait for device memory, not four.
+        before, spikes_so_far, so_far, squared_so_far = last[i], number[i], total[i], squared[i]
+        last[i] = step
+        number[i] = spikes_so_far + 1
         if before >= 0:
             interval = np.int32(step - before)
-            total[i] += interval
-            squared[i] += np.int64(interval) * np.int64(interval)
-        last[i] = step
-        number[i] += 1
+            total[i] = so_far + interval
+            squared[i] = squared_so_far + np.int64(interval) * np.int64(interval)
         s = np.int32(s + T)
 
 

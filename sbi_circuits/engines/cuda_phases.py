@@ -1,14 +1,23 @@
 """Source text of one time step of a CUDA kernel, phase by phase, and of what ends a simulation."""
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count
 
 from sbi_circuits.engines import cuda_columns as at
 from sbi_circuits.engines.cuda_columns import Columns, is_ordered
 from sbi_circuits.engines.cuda_links import emission, summed
+from sbi_circuits.engines.cuda_printer import texts, uses
 from sbi_circuits.engines.cuda_signals import signal_lines
 
 _POISSON_STREAM = 1
 _SYNC = "            cuda.syncthreads()"
+
+
+def _turned(job: Iterator[int]) -> str:
+    """A thread's number for the next short job of a phase: each job falls to another warp."""
+    number = next(job)
+    return f"turned(tid, T, {number})" if number else "tid"
 
 
 class Phases:
@@ -28,7 +37,7 @@ class Phases:
         """Functions of the couplings."""
         first = self.columns.link_invariant
         emissions = [emission(j, link, first(j), self.single) for j, link in self.links.items() if link.update]
-        return emissions + [
+        return self.plan_function() + emissions + [
             summed(j, e, link, first(j), self.single) for j, link in self.links.items() for e in range(len(link.summed))
         ]
 
@@ -40,9 +49,10 @@ class Phases:
             *self._shared_inputs(),
             *self._before(),
             *self._updates(),
-            *self._plan_poisson(),
+            *self._refill(),
             _SYNC,
             *(f"            count_{k} = rings[np.uint32({k} * depth + now)]" for k in self.spiking),
+            *(f"            events_{m} = control[{3 + m}]" for m in range(len(self.columns.poisson))),
             *self._emissions(),
             *self._rounds(),
             *self._resets(),
@@ -115,26 +125,38 @@ class Phases:
             "        filled, position = np.int64(2048), np.int64(0)",
         ]
 
-    def _plan_poisson(self) -> list[str]:
-        """How many events each input has: one thread looks them up while the others update."""
+    def plan_function(self) -> list[str]:
+        """How many events each Poisson input has in a step."""
         c = self.columns
         if not c.poisson:
             return []
-        lines = ["            if tid == T - 1:", "                at = position"]
+        lines = [
+            "@device",
+            "def plan_poisson(at, filled, sim, P, control, words, thresholds, guide, key_0, key_1):",
+        ]
         for m in range(len(c.poisson)):
             mode, first, table, length = (f"P[{c.input(m, w)}]" for w in (at.MODE, at.FIRST, at.TABLE, at.LENGTH))
             lines += [
-                f"                if {mode} == 1:",
-                f"                    word = word_at(at, words, filled, key_0, key_1, {_POISSON_STREAM})",
-                f"                    events = draw_count(word, {first}, thresholds, {table}, {length}, "
-                f"guide[sim, {m}])",
-                f"                    control[{3 + m}] = events",
-                "                    at += 1 + events",
-                f"                elif {mode} == 2:",
-                f"                    at += P[{c.input(m, at.DRIVEN)}]",
+                f"    if {mode} == 1:",
+                f"        word = word_at(at, words, filled, key_0, key_1, {_POISSON_STREAM})",
+                f"        events = draw_count(word, {first}, thresholds, {table}, {length}, guide[sim, {m}])",
+                f"        control[{3 + m}] = events",
+                "        at += 1 + events",
+                f"    elif {mode} == 2:",
+                f"        at += P[{c.input(m, at.DRIVEN)}]",
             ]
+        return ["\n".join(lines)]
+
+    def plan(self, indent: str) -> list[str]:
+        """One thread looks up the events of the next step, while others do something else."""
+        call = "plan_poisson(position, filled, sim, P, control, words, thresholds, guide, key_0, key_1)"
+        return [f"{indent}if tid == T - 1:", f"{indent}    {call}"] if self.columns.poisson else []
+
+    def _refill(self) -> list[str]:
+        """The next run of random words, once the one before the last is used up."""
+        if not self.columns.poisson:
+            return []
         return [
-            *lines,
             "            if filled - position <= 1024:",
             f"                fill(tid, T, words, filled, key_0, key_1, {_POISSON_STREAM})",
             "                filled += 1024",
@@ -160,25 +182,35 @@ class Phases:
 
     def _rounds(self) -> list[str]:
         """Deliveries and Poisson inputs, a barrier after each round."""
-        uses: Counter[tuple[str, str]] = Counter()
+        used: Counter[tuple[str, str]] = Counter()
         rounds: dict[int, list[str]] = {}
         for j, p in enumerate(self.circuit.projections):
             if is_ordered(p):
-                number = max(uses[p.target, v] for v, _ in p.effects)
+                number = max(used[p.target, v] for v, _ in p.effects)
                 rounds.setdefault(number, []).extend(self._ordered(j))
-                uses.update({(p.target, v): number + 1 - uses[p.target, v] for v, _ in p.effects})
+                used.update({(p.target, v): number + 1 - used[p.target, v] for v, _ in p.effects})
                 continue
             for e, (variable, _) in enumerate(p.effects):
-                rounds.setdefault(uses[p.target, variable], []).extend(self._delivery(j, e, variable))
-                uses[p.target, variable] += 1
-        earliest = 0
+                rounds.setdefault(used[p.target, variable], []).extend(self._delivery(j, e, variable))
+                used[p.target, variable] += 1
+        delivered, earliest = max(rounds, default=-1), 0
         for m, entry in enumerate(self.columns.poisson):
             # Words are taken in the order of the inputs: an input must not come before the one listed before it.
-            earliest = max(earliest, uses[entry.target, entry.variable])
+            earliest = max(earliest, used[entry.target, entry.variable])
             rounds.setdefault(earliest, []).extend(self._poisson(m))
-            uses[entry.target, entry.variable] = earliest + 1
+            used[entry.target, entry.variable] = earliest + 1
         # Without a round there is a barrier all the same: counts are read before their place is cleared below.
-        return [line for r in sorted(rounds) or [0] for line in [*rounds.get(r, []), _SYNC]]
+        lines = [line for r in sorted(rounds) or [0] for line in [*rounds.get(r, []), _SYNC]]
+        return lines[:-1] if 0 <= delivered < earliest and self._resets_are_apart() else lines
+
+    def _resets_are_apart(self) -> bool:
+        """Whether resets leave be what Poisson inputs add to: they need not wait for a round of those alone."""
+        added = {(entry.target, entry.variable) for entry in self.columns.poisson}
+        resets = {self.parts[k].name: self.parts[k].reset for k in self.spiking}
+        return not any(
+            variable in {s.target for s in resets.get(name, ())} or uses(texts(resets.get(name, ())), variable)
+            for name, variable in added
+        )
 
     def _delivery(self, j: int, effect: int, variable: str) -> list[str]:
         p, c = self.circuit.projections[j], self.columns
@@ -237,9 +269,9 @@ class Phases:
         random = f"words, key_0, key_1, {_POISSON_STREAM}"
         return [
             f"            if {mode} == 1:",
-            f"                filled = poisson_events(tid, T, position + 1, control[{3 + m}], filled, {driven}, "
+            f"                filled = poisson_events(tid, T, position + 1, events_{m}, filled, {driven}, "
             f"{variable}, {random})",
-            f"                position += 1 + control[{3 + m}]",
+            f"                position += 1 + events_{m}",
             f"            elif {mode} == 2:",
             f"                filled = poisson_counts(tid, T, position, filled, {first}, thresholds, {table}, "
             f"{length}, guide[sim, {m}], {driven}, {variable}, {random})",
@@ -252,20 +284,21 @@ class Phases:
             "            if ahead == depth:",
             "                ahead = np.int32(0)",
         ]
+        job = count()
         for k in self.spiking:
             spikes = f"spikes_{k}, capacity_{k}, head_{k}, count_{k}"
             lines += [
                 f"            if count_{k} > 0:",
-                f"                reset_{k}(tid, T, {spikes}{self._state(k)}, t, R)",
+                f"                reset_{k}({_turned(job)}, T, {spikes}{self._state(k)}, t, R)",
                 "                if step >= warmup:",
                 "                    if keep & 2:",
-                f"                        note_intervals(tid, T, {spikes}, now32, cells_{k}, last, number[sim], "
-                "sums[sim], squares[sim])",
+                f"                        note_intervals({_turned(job)}, T, {spikes}, now32, cells_{k}, last, "
+                "number[sim], sums[sim], squares[sim])",
                 "                    if keep & 4:",
-                f"                        note_spikes(tid, T, {spikes}, now32, cells_{k}, slots[sim], spikes_kept, "
-                "control)",
+                f"                        note_spikes({_turned(job)}, T, {spikes}, now32, cells_{k}, slots[sim], "
+                "spikes_kept, control)",
             ]
-        lines += self._counts()
+        lines += [*self._counts(), *self.plan("            ")]
         if self.spiking:
             lines.append("            if tid == 0:")
         for k in self.spiking:
@@ -282,10 +315,10 @@ class Phases:
         if not self.spiking:
             return []
         return [
-            "            if keep & 1 and step >= warmup:",
+            "            if tid == keeper and keep & 1 and step >= warmup:",
             "                number_of_bin = np.int64((step - warmup) * bins_per_step + 1e-6)",
             "                if number_of_bin != bin_of_counts:",
-            "                    if tid == 0 and bin_of_counts >= 0:",
+            "                    if bin_of_counts >= 0:",
             *(f"                        counts[sim, {k}, bin_of_counts] = held_{k}" for k in self.spiking),
             *(f"                    held_{k} = np.int32(0)" for k in self.spiking),
             "                    bin_of_counts = number_of_bin",
@@ -319,12 +352,12 @@ class Phases:
 
     def end(self) -> list[str]:
         """The last bin, the outcome, and the spikes that leave the chip."""
-        last = [f"                counts[sim, {k}, bin_of_counts] = held_{k}" for k in self.spiking]
+        last = [f"            counts[sim, {k}, bin_of_counts] = held_{k}" for k in self.spiking]
         return [
             f"        if code != 4 and {self._finite()}:",
             "            code = np.int32(3)",
+            *(["        if tid == keeper and bin_of_counts >= 0:", *last] if last else []),
             "        if tid == 0:",
-            *(["            if bin_of_counts >= 0:", *last] if last else []),
             "            status[sim, 0] = code",
             "            status[sim, 1] = control[1]",
             "            status[sim, 2] = lacking",

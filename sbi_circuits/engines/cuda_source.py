@@ -41,7 +41,7 @@ from sbi_circuits.engines.cuda_device import (
 )
 from sbi_circuits.engines.cuda_parts import (
     any_not_finite, deliver, deliver_masked, draw_count, fill, note_intervals, note_spikes, poisson_counts,
-    poisson_events, word_at, zero,
+    poisson_events, turned, word_at, zero,
 )
 from sbi_circuits.engines.cuda_synapses import (
     deliver_each, deliver_each_masked, normals_double, normals_single, sort_spikes,
@@ -194,6 +194,7 @@ class _Kernel:
             "    large_int = " + (f"si[layout[{at.LARGE_INTS}] :]" if self.shared else "arena_int[block]"),
             "    bitmap, indptr, targets, last = bitmaps[block], indptrs[block], synapses[block], lasts[block]",
             "    spikes_kept = scratch[block]",
+            "    keeper = np.int32(T >> 1)",
         ]
 
     def _begin(self) -> list[str]:
@@ -295,6 +296,7 @@ class _Kernel:
             "        if lacking > 0:",
             "            steps, code = np.int32(0), np.int32(4)",
             "        cuda.syncthreads()",
+            *self.phases.plan("        "),
         ]
 
 

@@ -56,6 +56,17 @@ def class_size(tid, T, sources, targets, same, labels, sim, row, draws, which, s
 
 
 @device
+def left_out(word, i, first, targets, same, labels, sim, row, draws, which):
+    """The pairs of the class, of those from neuron i to the 32 from `first` on, that a word of the bitmap leaves out."""
+    found = np.uint32(0)
+    for bit in range(min(32, targets - first)):
+        chosen = (word >> np.uint32(bit)) & _ONE
+        if chosen == 0 and in_class(i, first + bit, same, labels, sim, row, draws, which):
+            found = np.uint32(found | np.uint32(_ONE << np.uint32(bit)))
+    return found
+
+
+@device
 def collect(tid, T, bitmap, sources, targets, same, labels, sim, row, draws, which, inverted, indptr, base, out, start,
             room, scan):  # fmt: skip
     """Rows from a bitmap of the matrix; where `inverted`, of the pairs of the class it leaves out."""
@@ -65,30 +76,23 @@ def collect(tid, T, bitmap, sources, targets, same, labels, sim, row, draws, whi
     mine = np.int64(0)
     for i in range(first, last):
         for k in range(row_words):
-            word = bitmap[i * row_words + k]
-            if not inverted:
-                mine += cuda.popc(word)
-            else:
-                for bit in range(min(32, targets - 32 * k)):
-                    chosen = (word >> np.uint32(bit)) & _ONE
-                    if chosen == 0 and in_class(i, 32 * k + bit, same, labels, sim, row, draws, which):
-                        mine += 1
+            word = np.uint32(bitmap[i * row_words + k])
+            if inverted:
+                word = left_out(word, i, 32 * k, targets, same, labels, sim, row, draws, which)
+            mine += cuda.popc(word)
     through, total = prefix(tid, T, scan, mine)
     n = through - mine
     for i in range(first, last):
         indptr[base + i] = start + n
         for k in range(row_words):
-            word = bitmap[i * row_words + k]
-            if word == 0 and not inverted:
-                continue
-            for bit in range(min(32, targets - 32 * k)):
-                chosen = (word >> np.uint32(bit)) & _ONE != 0
-                if inverted:
-                    chosen = not chosen and in_class(i, 32 * k + bit, same, labels, sim, row, draws, which)
-                if chosen:
-                    if n < room:
-                        out[start + n] = 32 * k + bit
-                    n += 1
+            word = np.uint32(bitmap[i * row_words + k])
+            if inverted:
+                word = left_out(word, i, 32 * k, targets, same, labels, sim, row, draws, which)
+            while word != 0:  # one round for each pair, not for each bit
+                if n < room:
+                    out[start + n] = 32 * k + cuda.ffs(word) - 1
+                n += 1
+                word = np.uint32(word & np.uint32(word - _ONE))
     if tid == 0:
         indptr[base + sources] = start + total
     return total
