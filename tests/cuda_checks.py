@@ -37,6 +37,7 @@ from sbi_circuits.engines.noise import row_length
 from sbi_circuits.engines.philox import new_stream, next_word
 from sbi_circuits.engines.rate_numba import CompiledEngine
 from sbi_circuits.engines.wiring import Rows, draw_rows
+from sbi_circuits.engines.wiring_total import number_to_draw
 from sbi_circuits.errors import TranslationError, UnknownNameError
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.recording import Recording
@@ -285,8 +286,8 @@ def _wire(rule, number, sources, targets, same, which, labels, bitmap, indptr, o
         n = draw_independent(tid, threads, number, sources, targets, same, indptr, 0, out, 0, room, words, scan, key_0,
                              key_1, stream)  # fmt: skip
     elif rule == 1:
-        n = draw_total(tid, threads, number, sources, targets, same, labels, 0, 0, 2, which, bitmap, indptr, 0, out, 0,
-                       room, words, control, scan, key_0, key_1, stream)  # fmt: skip
+        n = draw_total(tid, threads, np.int64(number), sources, targets, same, labels, 0, 0, 2, which, bitmap, indptr,
+                       0, out, 0, room, words, control, scan, key_0, key_1, stream)  # fmt: skip
     else:
         n = draw_indegree(tid, threads, np.int64(number), sources, targets, same, labels, bitmap, indptr, 0, out, 0,
                           room, scan, key_0, key_1, stream)  # fmt: skip
@@ -304,6 +305,8 @@ def device_rows(rule: Wiring, number: float, source: str, target: str, threads: 
     total = np.zeros(1, dtype=np.int64)
     which = PAIR_CLASSES.index(rule.pairs) if isinstance(rule, FixedTotal) else 0
     kind = 0 if isinstance(rule, Independent) else (1 if isinstance(rule, FixedTotal) else 2)
+    if isinstance(rule, FixedTotal):
+        _, number = number_to_draw(number, sources, targets, source == target, LABELS[0], which)
     _wire[1, threads](
         kind, number, sources, targets, source == target, which, LABELS, np.full(sources * 2, 7, dtype=np.uint32),
         indptr, out, len(out), np.zeros(2048, dtype=np.uint32), np.zeros(3, dtype=np.int32),

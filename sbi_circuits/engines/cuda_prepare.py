@@ -15,8 +15,10 @@ from sbi_circuits.engines.setup import Setup, prepare, timestep
 from sbi_circuits.engines.signal_source import readout_invariants
 from sbi_circuits.engines.synapses import Synapses
 from sbi_circuits.engines.wiring import wiring_number
+from sbi_circuits.engines.wiring_total import number_to_draw
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.units import evaluate
+from sbi_circuits.wiring_rules import PAIR_CLASSES
 
 _LARGEST_POPULATION = 2**16 - 1
 
@@ -74,6 +76,8 @@ def prepare_one(columns: Columns, theta: np.ndarray, protocol: Protocol, seed: i
         projection = circuit.projections[s.number]
         wiring[s.number] = wiring_number(projection, setup.values, sizes)
         bounds[s.number] = synapse_bound(projection, s, wiring[s.number], sizes)
+        if isinstance(projection.wiring, FixedTotal):
+            bounds[s.number], wiring[s.number] = _exact_number(projection, setup, wiring[s.number], sizes)
     return Prepared(
         index=index,
         setup=setup,
@@ -131,15 +135,23 @@ def _link_reals(columns: Columns, row: np.ndarray, setup: Setup, s: Synapses) ->
         row[columns.own_start(s.number) + n] = s.initial.get(variable, 0.0)
 
 
+def _exact_number(projection: Projection, setup: Setup, p: float, sizes: dict[str, int]) -> tuple[int, int]:
+    """Synapses of an exact number among the pairs of a class, and how many the device draws for them."""
+    assert isinstance(projection.wiring, FixedTotal)
+    sources, targets = sizes[projection.source], sizes[projection.target]
+    # Where a configuration has no labels, no two neurons share one.
+    labels = setup.labels.get(projection.source, np.arange(sources)[None])
+    which = PAIR_CLASSES.index(projection.wiring.pairs)
+    return number_to_draw(p, sources, targets, projection.source == projection.target, labels, which)
+
+
 def synapse_bound(projection: Projection, synapses: Synapses, number: float, sizes: dict[str, int]) -> float:
-    """More synapses than a projection with this probability or in-degree has."""
+    """At least the synapses that a projection with this probability or in-degree has."""
     sources, targets = sizes[projection.source], sizes[projection.target]
     pairs = sources * targets
     match projection.wiring:
         case Independent():
             return min(number * pairs + 8.0 * (number * (1 - number) * pairs) ** 0.5 + 64, pairs)
-        case FixedTotal():
-            return min(number * pairs + 1, pairs)
         case FixedIndegree():
             return number * targets
         case AllToAll():

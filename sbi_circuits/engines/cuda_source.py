@@ -258,7 +258,8 @@ class _Kernel:
                 population = c.position(p.source)
                 draws = self.circuit.populations[population].label_draws if pairs != "all" else 0
                 label = f"labels, sim, {c.label_row(population)}, {draws}, {PAIR_CLASSES.index(pairs)}"
-                return f"draw_total(tid, T, {level}, {ends}, {label}, bitmap, {out}, words, control, scan, {random})"
+                scratch = f"bitmap, {out}, words, control, scan"
+                return f"draw_total(tid, T, np.int64({level}), {ends}, {label}, {scratch}, {random})"
             case FixedIndegree():
                 return f"draw_indegree(tid, T, np.int64({level}), {ends}, labels, bitmap, {out}, scan, {random})"
             case AllToAll():

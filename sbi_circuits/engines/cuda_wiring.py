@@ -39,25 +39,8 @@ def in_class(i, j, same, labels, sim, row, draws, which):
 
 
 @device
-def class_size(tid, T, sources, targets, same, labels, sim, row, draws, which, scan):
-    """Number of pairs in a class."""
-    everything = np.int64(sources) * np.int64(targets)
-    if same:
-        everything -= sources
-    if which == 0:
-        return everything
-    sharing = np.int64(0)
-    for i in range(tid, sources, T):
-        for j in range(i):
-            if shares(labels, sim, row, draws, i, j):
-                sharing += 1
-    _, sharing = prefix(tid, T, scan, sharing)
-    return 2 * sharing if which == 1 else everything - 2 * sharing
-
-
-@device
 def left_out(word, i, first, targets, same, labels, sim, row, draws, which):
-    """The pairs of the class, of those from neuron i to the 32 from `first` on, that a word of the bitmap leaves out."""
+    """Pairs of the class, of those from neuron i to the 32 from `first` on, that a word of the bitmap leaves out."""
     found = np.uint32(0)
     for bit in range(min(32, targets - first)):
         chosen = (word >> np.uint32(bit)) & _ONE
@@ -114,17 +97,15 @@ def choose(bitmap, row_words, i, j):
 
 
 @device
-def draw_total(tid, T, p, sources, targets, same, labels, sim, row, draws, which, bitmap, indptr, base, out, start,
+def draw_total(tid, T, number, sources, targets, same, labels, sim, row, draws, which, bitmap, indptr, base, out, start,
                room, words, control, scan, k0, k1, stream):  # fmt: skip
-    """Exactly ceil(p * pairs) pairs of a class, by rejection on a bitmap.
+    """An exact number of pairs of a class, by rejection on a bitmap; of -1 - n, all pairs but n.
 
     As many pairs are tried together as are still missing, or as there are words: never more than the sequential
     rule would try, so that the set is the same.
     """
-    pairs = class_size(tid, T, sources, targets, same, labels, sim, row, draws, which, scan)
-    wanted = min(np.int64(math.ceil(p * np.float64(pairs))), pairs)
-    inverted = 2 * wanted > pairs
-    goal = pairs - wanted if inverted else wanted
+    inverted = number < 0
+    goal = np.int64(-1 - number if inverted else number)
     row_words = (targets + 31) // 32
     clear_bitmap(tid, T, bitmap, sources, targets)
     if tid == 0:

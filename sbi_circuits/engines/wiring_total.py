@@ -31,16 +31,30 @@ def fixed_total(
         indptr (sources + 1,) and targets (S,) of the rows, ascending.
     """
     masks = _masks(labels) if which else np.zeros((1, 1), dtype=np.uint64)
-    everything = sources * targets - (sources if same else 0)
-    sharing = _sharing(masks) if which else 0
-    pairs = (everything, sharing, everything - sharing)[which]
-    wanted = min(int(np.ceil(p * pairs)), pairs)
-    # Above one half it is cheaper to draw the pairs that are left out.
+    wanted, pairs = _wanted(p, sources, targets, same, masks, which)
     inverted = 2 * wanted > pairs
     bitmap = _draw(pairs - wanted if inverted else wanted, sources, targets, same, masks, which, words, header)
     if inverted:
         _invert(bitmap, targets, same, masks, which)
     return _rows(bitmap, wanted)
+
+
+def number_to_draw(p: float, sources: int, targets: int, same: bool, labels: np.ndarray, which: int) -> tuple[int, int]:
+    """Synapses of `fixed_total`, and how many pairs are drawn for them: n, or -1 - n where n pairs are left out.
+
+    Above one half it is cheaper to draw the pairs that are left out. Arguments as for `fixed_total`.
+    """
+    masks = _masks(labels) if which else np.zeros((1, 1), dtype=np.uint64)
+    wanted, pairs = _wanted(p, sources, targets, same, masks, which)
+    return wanted, wanted - pairs - 1 if 2 * wanted > pairs else wanted
+
+
+def _wanted(p: float, sources: int, targets: int, same: bool, masks: np.ndarray, which: int) -> tuple[int, int]:
+    """Synapses wanted, and pairs of the class."""
+    everything = sources * targets - (sources if same else 0)
+    sharing = _sharing(masks) if which else 0
+    pairs = (everything, sharing, everything - sharing)[which]
+    return min(int(np.ceil(p * pairs)), pairs), pairs
 
 
 def _masks(labels: np.ndarray) -> np.ndarray:
