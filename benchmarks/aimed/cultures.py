@@ -15,6 +15,8 @@ from sbi_circuits.features.states import FeatureValues, summarise
 from sbi_circuits.readers import read_recording
 
 FILE = Path(__file__).with_name("cultures_120s.parquet")
+HUMAN_FILE = Path(__file__).with_name("human_120s.parquet")
+HUMAN, HUMAN_SOURCE = "hipsc_tc75_d41.npz", "human iPSC-derived neurons, day 41, Cotterill et al. 2016, J Neurophysiol"
 
 
 def main(folder: Path) -> None:
@@ -30,11 +32,18 @@ def main(folder: Path) -> None:
             columns["states"] += found.window_states.tolist()
     types = {"day": pa.int16(), "well": pa.string(), "values": pa.list_(pa.float32()), "states": pa.list_(pa.uint8())}
     about = {"source": SOURCE, "feature_set": json.dumps(features.to_dict()), "window_s": str(window)}
-    table = pa.table({k: pa.array(v, types[k]) for k, v in columns.items()}).replace_schema_metadata(about)
-    temporary = FILE.with_suffix(".tmp")
-    pq.write_table(table, temporary, compression="zstd", compression_level=15)
-    os.replace(temporary, FILE)
-    print(f"wrote {FILE} ({FILE.stat().st_size / 1e3:.0f} kB)")
+    _write(FILE, pa.table({k: pa.array(v, types[k]) for k, v in columns.items()}), about)
+    seen = features.measure_windows(read_recording(folder / HUMAN), window)
+    human = {"values": seen.window_values.astype(np.float32).tolist(), "states": seen.window_states.tolist()}
+    _write(HUMAN_FILE, pa.table({k: pa.array(v, types[k]) for k, v in human.items()}), about | {"source": HUMAN_SOURCE})
+
+
+def _write(path: Path, table: pa.Table, about: dict[str, str]) -> None:
+    temporary = path.with_suffix(".tmp")
+    stamped = table.replace_schema_metadata(about)
+    pq.write_table(stamped, temporary, compression="zstd", compression_level=15)
+    os.replace(temporary, path)
+    print(f"wrote {path} ({path.stat().st_size / 1e3:.0f} kB)")
 
 
 def measured() -> tuple[PlateRow, ...]:

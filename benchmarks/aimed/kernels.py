@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 from scipy.linalg import solve_triangular
 
 from sbi_circuits.prior import Prior
@@ -36,15 +36,19 @@ class Kernels:
     widths: np.ndarray
     prior_share: np.ndarray
 
-    def sample(self, prior: Prior, n: int, seed: int) -> np.ndarray:
-        """n draws (n, P), declared units."""
+    def sample_z(self, n: int, seed: int) -> np.ndarray:
+        """n draws (n, P), unbounded coordinates."""
         random = generator(seed, "kernels")
-        noise = random.standard_normal((n, len(prior)))
+        noise = random.standard_normal((n, self.centres.shape[1]))
         centre = self.centres[random.integers(len(self.centres), size=n)]
         width = self.widths[random.integers(len(self.widths), size=n)][:, None]
         aimed = centre + width * noise @ self.factor.T
         from_prior = random.random(n) < self.prior_share
-        return prior.constrain(np.where(from_prior[:, None], noise, aimed))
+        return np.where(from_prior[:, None], noise, aimed)
+
+    def sample(self, prior: Prior, n: int, seed: int) -> np.ndarray:
+        """n draws (n, P), declared units."""
+        return prior.constrain(self.sample_z(n, seed))
 
     def log_prob_z(self, z: np.ndarray) -> np.ndarray:
         """Log density (n,) at z (n, P), unbounded coordinates."""
@@ -56,21 +60,33 @@ class Kernels:
         centres = solve_triangular(self.factor, self.centres.T, lower=True).T
         constant = -0.5 * p * np.log(2 * np.pi) - np.log(np.diag(self.factor)).sum() - np.log(len(centres))
         found = np.full(len(z), -np.inf)
+        own = (centres**2).sum(1)
         for part in (slice(k, k + _CHUNK) for k in range(0, len(z), _CHUNK)):
-            squared = ((points[part, None] - centres[None]) ** 2).sum(-1)
-            each = [np.logaddexp.reduce(-0.5 * squared / w**2, axis=1) - p * np.log(w) for w in self.widths]
+            at = points[part]
+            squared = np.maximum((at**2).sum(1)[:, None] + own - 2 * at @ centres.T, 0.0)
+            least = squared.min(1, keepdims=True)  # taken out: no sum is zero, however far the centres are
+            each = [np.log(np.exp(-0.5 * (squared - least) / w**2).sum(1)) - 0.5 * least[:, 0] / w**2 - p * np.log(w)
+                    for w in self.widths]  # fmt: skip
             found[part] = constant + np.logaddexp.reduce(each, axis=0) - np.log(len(self.widths))
         return found
+
+    def to_bytes(self) -> bytes:
+        """As safetensors."""
+        return save({f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Kernels":
+        return cls(**load(content))
 
     def save(self, path: Path) -> None:
         """Write as safetensors, at once or not at all."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(save({f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}))
+        temporary.write_bytes(self.to_bytes())
         os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path) -> "Kernels":
-        return cls(**load_file(path))
+        return cls.from_bytes(path.read_bytes())
 
 
 def standard_normal(z: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 Any features, in windows of any length: a simulation of 120 s is one row of a table of 120 s, and two of one of 60 s,
 which the shipped table of bursts then joins. Every row carries its weight, prior over the mixture that all rounds drew
-from together.
+from together. Where FOLDER holds rounds of a device (`device.py`), their table is joined to the one in `kept/`, each
+with weights of its own mixture.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.aimed.kernels import Kernels, standard_normal
+from benchmarks.aimed.packed import packed_rounds, packed_table
 from benchmarks.aimed.settings import TABLES, Wanted
 from sbi_circuits.campaign.unit import measuring_seed
 from sbi_circuits.demo import TABLE, demo_table
@@ -21,6 +23,7 @@ from sbi_circuits.table import MemoryTable, Table, concat
 from sbi_circuits.table_recordings import FOLDER, Recordings
 from sbi_circuits.table_rows import ROW_FIELDS, Rows
 
+KEPT = Path(__file__).with_name("kept")
 _ROUND = re.compile(r"round-(\d+)")
 
 
@@ -38,6 +41,14 @@ def rounds(folder: Path) -> dict[int, Table]:
 
 def table_of(folder: Path, wanted: Wanted) -> MemoryTable:
     """All rounds, measured as wanted; what was measured before is read."""
+    of_device = packed_rounds(folder)
+    if not of_device:
+        return _of_rounds(folder, wanted)
+    before = Table.load_file(KEPT / f"{wanted.name}.parquet")
+    return concat([before, packed_table(of_device, wanted.name)])
+
+
+def _of_rounds(folder: Path, wanted: Wanted) -> MemoryTable:
     parts = [_measured(folder, number, table, wanted) for number, table in rounds(folder).items()]
     joined = concat(parts)
     joined.rows.weight[:] = weights(folder, joined)
