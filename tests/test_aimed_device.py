@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +11,23 @@ import numpy as np
 import pytest
 
 from benchmarks.aimed import device
-from benchmarks.aimed.aiming import FILE, load_candidates, targets_of_rounds
+from benchmarks.aimed.aiming import FILE, KEPT, load_candidates, shorter_targets, targets_of_rounds
 from benchmarks.aimed.device import Plan, make_engine, run, shortened
 from benchmarks.aimed.measuring import Workers
 from benchmarks.aimed.packed import PackedRound, own_weights, packed_rounds, packed_table
+from benchmarks.aimed.posterior import thinned
 from benchmarks.aimed.settings import TABLES, channels
+from benchmarks.aimed.shipping import chosen
+from benchmarks.aimed.shipping import main as ship
 from benchmarks.aimed.tables import table_of
 from sbi_circuits.campaign.unit import measuring_seed
 from sbi_circuits.circuit import Circuit
+from sbi_circuits.demo import demo_table
 from sbi_circuits.engines import Engine, Protocol, Simulation
 from sbi_circuits.errors import TableError
 from sbi_circuits.recording import Outcome, PopulationCounts, Recording
 from sbi_circuits.seeds import generator
+from sbi_circuits.table import MemoryTable, Table
 
 VIEW = "adex_clustered_channels"
 
@@ -134,6 +141,22 @@ def test_weights_integrate_to_one_and_not_with_kernels_of_another_round(
     assert (tmp_path / "device-000.parquet").stat().st_size < 0.3e6 + 4000 * 150
 
 
+def test_tables_join_the_rounds_of_a_device_with_those_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Plan(workers=1, minutes=5.0, rounds=1)
+    monkeypatch.setattr(device, "make_engine", lambda *rest: Toy())
+    run(tmp_path, replace(whole, first=replace(whole.first, per_round=8)))
+    (made,) = packed_rounds(tmp_path)
+    ok = int((made.outcome == "ok").sum())
+    assert ok
+    for name, more in ((VIEW, 8), ("adex_clustered", 8 + ok), ("adex_clustered_cells", 8)):
+        kept, joined = Table.load_file(KEPT / f"{name}.parquet"), table_of(tmp_path, TABLES[name])
+        assert len(joined) == len(kept) + more and (joined.rows.weight > 0).all()
+        fresh = joined.rows.take(joined.rows.seed == made.seed)
+        assert len(fresh) == more and np.isin(made.manifests[VIEW].prior.constrain(made.z), fresh.theta).all()
+
+
 class Silent(Toy):
     """Nothing ever happens."""
 
@@ -170,6 +193,50 @@ def test_the_time_ends_a_round_and_no_other_begins(tmp_path: Path, monkeypatch: 
     go(tmp_path, engine, monkeypatch)
     (made,) = packed_rounds(tmp_path)
     assert 5 < len(made) == engine.ran < 40
+
+
+def test_what_ships_is_near_the_targets_one_window_of_each_simulation(tmp_path: Path) -> None:
+    table = demo_table()
+    double = table.rows.take(np.repeat(np.arange(len(table)), 2))
+    made = chosen(MemoryTable(table.manifest, double), 1000)
+    assert len(made) == 1000 == len(np.unique(made.rows.theta, axis=0)) and made.counts() == {"ok": 1000}
+    targets = shorter_targets()
+    near, whole = (targets.distances(t.rows.values, t.rows.states).min(1) for t in (made, ok_only(table)))
+    assert np.median(near) < np.median(whole) and near.min() == whole.min()
+    at_random = chosen(ok_only(table), 100_000)  # fewer than may ship: all
+    assert len(at_random) == table.counts()["ok"]
+    table.export_file(tmp_path / "table.parquet")
+    assert len(ship(tmp_path / "table.parquet", tmp_path / "shipped.parquet", 500)) == 500
+    wrong = Table.load_file(KEPT / f"{VIEW}.parquet").export_file(tmp_path / "wrong.parquet")
+    with pytest.raises(TableError, match="another feature set and duration than the posterior that ships"):
+        ship(wrong, tmp_path / "shipped.parquet", 500)
+
+
+def ok_only(table: MemoryTable) -> MemoryTable:
+    return MemoryTable(table.manifest, table.rows.take(table.rows.outcome == "ok"))
+
+
+def test_thinned_tables_keep_all_windows_of_a_simulation() -> None:
+    table = Table.load_file(KEPT / "adex_clustered.parquet")
+    found = thinned(table, 500)
+    _, windows = np.unique(found.rows.theta, axis=0, return_counts=True)
+    of = {theta.tobytes(): 0 for theta in found.rows.theta}
+    for theta in ok_only(table).rows.theta:
+        if theta.tobytes() in of:
+            of[theta.tobytes()] += 1
+    assert len(windows) == 500 and sum(of.values()) == len(found) == windows.sum() and windows.max() == 2
+
+
+def test_the_campaign_needs_little_of_the_machine_it_runs_on() -> None:
+    """No package for training, results, plots or the command line is imported."""
+    lacking = ("rich", "zuko", "nflows", "xarray", "arviz", "matplotlib", "typer", "joblib")
+    block = "import sys; sys.modules.update(dict.fromkeys(LACKING)); import benchmarks.aimed.device as d; "
+    block = block.replace("LACKING", repr(lacking))
+    work = "from benchmarks.aimed.aiming import *; t = targets_of_rounds(d.TABLES[d.Plan().aim].features.names); "
+    done = subprocess.run([sys.executable, "-c", block + work + "print(len(first_candidates(t).candidates.z))"],
+                          cwd=KEPT.parents[2], capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1000
 
 
 def test_an_engine_without_a_device_prepares_nothing() -> None:

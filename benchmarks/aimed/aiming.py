@@ -10,19 +10,19 @@ import pyarrow.parquet as pq
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from benchmarks.aimed.choosing import Candidates, targets_of
 from benchmarks.aimed.cultures import HUMAN_FILE, measured
 from benchmarks.aimed.packed import packed_rounds
-from benchmarks.aimed.rounds import Candidates, targets_of
 from benchmarks.aimed.settings import TABLES
 from benchmarks.aimed.targets import Targets
-from sbi_circuits.cultures import PlateRow, plate
-from sbi_circuits.demo import demo_table
+from sbi_circuits.cultures import PLATE_FILE, PlateRow, culture_features, plate
 from sbi_circuits.features.states import FeatureValues, summarise
 from sbi_circuits.seeds import generator
 from sbi_circuits.table import BaseTable, Table, replace_file
 
 FILE = "candidates.safetensors"
 KEPT = Path(__file__).with_name("kept")
+START = PLATE_FILE.with_name("adex_clustered_channels_60s.parquet")
 _NEAREST = 30  # kept of each target
 _OF_KIND = 600
 _HUMAN = 6  # times that the human network counts: one target among a hundred others
@@ -84,15 +84,19 @@ def targets_of_rounds(names: Sequence[str]) -> Targets:
     return targets_of([*measured(), *[human()] * _HUMAN], names)
 
 
+def shorter_targets() -> Targets:
+    """The same in windows of 60 s, by bursts alone; the human network's are those of its windows of 120 s."""
+    names, person = culture_features().names, human().features
+    places = [TABLES["adex_clustered_channels"].features.names.index(name) for name in names]
+    windows = zip(person.window_values, person.window_states, strict=True)
+    shorter = summarise([FeatureValues(v[places], s[places]) for v, s in windows])
+    return targets_of([*plate(), *[PlateRow(41, "human", shorter)] * _HUMAN], names)
+
+
 def first_candidates(targets: Targets) -> Aim:
     """The shipped simulations of 60 s, and those of 120 s that are kept."""
-    start, kept = demo_table(), Table.load_file(KEPT / "adex_clustered_channels.parquet")
-    names, person = start.feature_set.names, human().features
-    places = [TABLES["adex_clustered_channels"].features.names.index(name) for name in names]
-    shorter = summarise([FeatureValues(v[places], s[places]) for v, s in
-                         zip(person.window_values, person.window_states, strict=True)])  # fmt: skip
-    old = targets_of([*plate(), *[PlateRow(41, "human", shorter)] * _HUMAN], names)
-    return Aim(targets, _joined([Candidates.of(start, old), Candidates.of(kept, targets)]))
+    shorter, kept = Table.load_file(START), Table.load_file(KEPT / "adex_clustered_channels.parquet")
+    return Aim(targets, _joined([Candidates.of(shorter, shorter_targets()), Candidates.of(kept, targets)]))
 
 
 def load_candidates(folders: Sequence[Path], targets: Targets, view: str) -> Aim | None:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from benchmarks.aimed.settings import Settings, channels
 from sbi_circuits.cultures import DAYS, SOURCE, PlateRow, plate
 from sbi_circuits.features.states import FeatureValues, summarise
-from sbi_circuits.readers import read_recording
 
 FILE = Path(__file__).with_name("cultures_120s.parquet")
 HUMAN_FILE = Path(__file__).with_name("human_120s.parquet")
@@ -20,6 +19,8 @@ HUMAN, HUMAN_SOURCE = "hipsc_tc75_d41.npz", "human iPSC-derived neurons, day 41,
 
 
 def main(folder: Path) -> None:
+    from sbi_circuits.readers import read_recording
+
     features, window = channels(), Settings().protocol.duration
     columns: dict[str, list] = {"day": [], "well": [], "values": [], "states": []}
     for day in DAYS:

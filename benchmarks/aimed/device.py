@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.aimed.aiming import FILE, Aim, first_candidates, load_candidates, targets_of_rounds
+from benchmarks.aimed.choosing import choose
 from benchmarks.aimed.measuring import Workers
 from benchmarks.aimed.open_round import OpenRound
 from benchmarks.aimed.packed import packed_rounds
-from benchmarks.aimed.rounds import choose
 from benchmarks.aimed.settings import TABLES, Settings, Wanted
 from sbi_circuits.circuit import Circuit, get_circuit
 from sbi_circuits.engines import Engine, default_engine, get_engine

@@ -33,10 +33,6 @@ def measure(recording: Recording, wanted: Mapping[str, Wanted], seed: int) -> Me
         return failure(error), {}
 
 
-def _quiet() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole group; only the parent answers it
-
-
 class Workers(Executor):
     """Processes for both kinds of work; what an engine hands in can be called off, what is to be measured is not.
 
@@ -47,8 +43,15 @@ class Workers(Executor):
     def __init__(self, n: int):
         os.environ |= {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         context = multiprocessing.get_context("spawn")  # a process that holds a device must not be copied
-        self._pool = ProcessPoolExecutor(n, mp_context=context, initializer=_quiet)
+        self._pool = ProcessPoolExecutor(n, mp_context=context)
         self._preparing: set[Future[Any]] = set()
+        # Ctrl-C reaches the whole group, and only the parent is to answer it: a new process goes on ignoring it.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for _ in range(n):
+                self._pool.submit(os.getpid)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Work of an engine."""

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from benchmarks.aimed.kernels import Kernels, standard_normal
 from sbi_circuits.errors import TableError
-from sbi_circuits.inference.weights import balance_weights
 from sbi_circuits.table import MemoryTable, join
 from sbi_circuits.table_files import replace_file
 from sbi_circuits.table_rows import Manifest, Rows
@@ -131,6 +130,8 @@ def packed_files(folder: Path) -> list[Path]:
 
 def own_weights(rounds: Sequence[PackedRound]) -> np.ndarray:
     """(n,) prior over the mixture of all rounds, each with as many simulations as it has; one round after another."""
+    from sbi_circuits.inference.weights import balance_weights  # not there where a device only simulates
+
     z = np.concatenate([r.z for r in rounds]).astype(np.float64)
     counts = np.array([len(r) for r in rounds])
     return balance_weights(standard_normal(z), np.array([r.kernels.log_prob_z(z) for r in rounds]), counts)

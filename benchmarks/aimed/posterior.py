@@ -17,6 +17,7 @@ from benchmarks.aimed.judge import held_out, judge
 from sbi_circuits.demo import demo_table
 from sbi_circuits.inference import Card, Posterior, TrainingConfig, train
 from sbi_circuits.inference.shipped import CARD, FOLDER
+from sbi_circuits.seeds import generator
 from sbi_circuits.table import MemoryTable, Table, replace_file
 
 CONFIG = TrainingConfig(importance="none")
@@ -53,6 +54,14 @@ def make(table: MemoryTable, name: str, out: Path, config: TrainingConfig | None
                 tuple(weaknesses(table, posterior, covered, calibrated)), made_by)  # fmt: skip
     replace_file(folder / CARD, (json.dumps(card.to_dict(), indent=1, allow_nan=False) + "\n").encode())
     return card
+
+
+def thinned(table: MemoryTable, most: int, seed: int = SEED) -> MemoryTable:
+    """At most so many simulations that ran to their end, all windows of each; drawn at random: weights stay."""
+    rows = table.rows.take(table.rows.outcome == "ok")
+    _, of = np.unique(rows.theta, axis=0, return_inverse=True)
+    kept = generator(seed, "thinned").permutation(of.max() + 1)[:most]
+    return MemoryTable(table.manifest, rows.take(np.isin(of.ravel(), kept)))
 
 
 def training(table: MemoryTable, posterior: Posterior, held: np.ndarray) -> dict[str, Any]:
@@ -97,7 +106,11 @@ if __name__ == "__main__":
     parser.add_argument("table", help="a Parquet file, or `shipped`")
     parser.add_argument("--name", default="adex_clustered")
     parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--per-kind", type=int, default=PER_KIND, help="held out of each kind of dynamics, at most")
+    parser.add_argument("--most", type=int, help="simulations to train on and to hold out; all where not given")
     given = parser.parse_args()
     loaded = demo_table() if given.table == "shipped" else Table.load_file(Path(given.table))
+    loaded = loaded if given.most is None else thinned(loaded, given.most)
     command = f"python -m benchmarks.aimed.posterior {Path(given.table).name} --name {given.name}"
-    print(make(loaded, given.name, given.out, made_by=command).summary())
+    command += f" --per-kind {given.per_kind}" + (f" --most {given.most}" if given.most is not None else "")
+    print(make(loaded, given.name, given.out, per_kind=given.per_kind, made_by=command).summary())
