@@ -92,10 +92,11 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 class Run:
     """Rounds, one after another, until the time is up."""
 
-    def __init__(self, out: Path, plan: Plan, engine: Engine, workers: Workers, stop: Callable[[], bool]):
+    def __init__(self, out: Path, plan: Plan, engine: Engine, workers: Workers, stop: Callable[[], bool],
+                 began: float):  # fmt: skip
         self.out, self.plan, self.engine, self.workers, self.stop = out, plan, engine, workers, stop
         self.circuit = get_circuit(plan.first.circuit)
-        self.ends = time.monotonic() + 60.0 * plan.minutes
+        self.ends = began + 60.0 * plan.minutes
         self.speed = 0.0  # simulations a second, gaps between rounds included; 0: not known
 
     def left(self) -> float:
@@ -156,6 +157,7 @@ class Run:
 
 def run(out: Path, plan: Plan, start: Path | None = None) -> None:
     """Rounds into a folder, going on from what lies there and in `start`."""
+    began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     with Workers(plan.workers) as workers, asked_to_stop() as stop:
         circuit = get_circuit(plan.first.circuit)
@@ -165,7 +167,7 @@ def run(out: Path, plan: Plan, start: Path | None = None) -> None:
         engine = make_engine(plan.engine, workers, circuit)
         print(f"engine {engine.name}, {plan.workers} workers, {len(aim.candidates.z)} candidates, from round "
               f"{aim.number}; {aim.said()}", flush=True)  # fmt: skip
-        Run(out, plan, engine, workers, stop).rounds(aim)
+        Run(out, plan, engine, workers, stop, began).rounds(aim)
     found = packed_rounds(out)
     whole = sum(int((r.outcome == "ok").sum()) for r in found)
     print(f"{len(found)} rounds, {sum(map(len, found))} simulations, {whole} to their end, in {out}", flush=True)
