@@ -12,6 +12,7 @@ from sbi_circuits.engines.translate import Translation
 STEPS, WARMUP, RULE_START, RULE_STOP, KEY_0, KEY_1, FIRST_POPULATION = range(7)
 SIZE, HOLD, TURN, STATE_AT, NOISE_AT, UNTIL_AT, SPIKES_AT, CAPACITY, SORT_AT, CELLS_AT, PER_POPULATION = range(11)
 PRESENT, DELAY, ROWS_AT, GROUPS, DELAYS_AT, SUM_AT, OWN_AT, GAIN_AT, LAST_AT, PER_PROJECTION = range(10)
+BASE = DELAYS_AT  # of a projection the device drew: where its rows begin; it has no list of delays
 FIRST, DRIVEN, MODE, TABLE, LENGTH, PER_INPUT = range(6)
 # levels (float64, a row per simulation)
 RULE_SCALE, RULE_SILENT, RULE_SATURATED, FIRST_WIRING = range(4)

@@ -17,6 +17,7 @@ from sbi_circuits.errors import SbiCircuitsError
 
 SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
 # Threads that walk one row of synapses together: a warp, or two of the simulator's few threads.
+_PREFETCH = "prefetch.global.L1"
 LANES, LANE_BITS = (2, 1) if SIMULATED else (32, 5)
 
 # One simulation is a grid of one block: the warning that this leaves a device idle helps nobody.
@@ -57,7 +58,14 @@ if SIMULATED:
         return np.ceil(x)
 
     floor_double, ceil_double = floor_single, ceil_single
+
+    def ask_for(array: Any, index: Any) -> None:
+        """Have an entry of an array in device memory brought into a cache, without waiting for it."""
 else:
+    from llvmlite import ir
+    from numba import types
+    from numba.cuda.extending import intrinsic
+
     cuda = _cuda
     device = _cuda.jit(device=True)
 
@@ -85,6 +93,19 @@ else:
     def floor_double(x):
         """Largest whole number at or below a float64."""
         return cuda.libdevice.floor(x)
+
+    @intrinsic
+    def ask_for(typingctx, array, index):
+        """Have an entry of an array in device memory brought into a cache, without waiting for it."""
+        def generate(context, builder, signature, arguments):
+            kind, _ = signature.args
+            data = context.make_array(kind)(context, builder, value=arguments[0]).data
+            address = builder.ptrtoint(builder.gep(data, [arguments[1]]), ir.IntType(64))
+            code = ir.InlineAsm(ir.FunctionType(ir.VoidType(), [ir.IntType(64)]), f"{_PREFETCH} [$0];", "l", True)
+            builder.call(code, [address])
+            return context.get_dummy_value()
+
+        return types.void(array, index), generate
 
     @device
     def ceil_double(x):

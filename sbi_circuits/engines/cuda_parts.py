@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from sbi_circuits.engines.cuda_device import LANE_BITS, LANES, cuda, device
+from sbi_circuits.engines.cuda_device import LANE_BITS, LANES, ask_for, cuda, device
 
 # As in philox.py: words come in runs of WORDS, LANES_WORDS counters each; the buffer holds two runs.
 WORDS, COUNTERS, RING = 1024, 256, 2047
@@ -104,12 +104,10 @@ def zero(tid, T, n, values):
 
 
 @device
-def lanes_per_spike(count, warps):
-    """How many warps (a power of two, as its exponent) share the row of one spike."""
-    bits = np.int32(0)
-    while (count << np.int32(bits + 1)) <= warps:
-        bits = np.int32(bits + 1)
-    return bits
+def lanes_per_spike(count, T):
+    """How many warps (a power of two, as its exponent) share the row of one of `count` > 0 spikes."""
+    warps, spikes = 31 - cuda.clz(np.uint32(T >> LANE_BITS)), 32 - cuda.clz(np.uint32(count - 1))
+    return np.int32(max(0, warps - spikes))
 
 
 @device
@@ -122,21 +120,48 @@ def row_of(base, spikes, capacity, start, group):
 
 
 @device
-def deliver(tid, T, indptr, base, targets, weight, spikes, capacity, start, count, variable):
-    """Add `weight` to the variable of every target of `count` spikes, which begin at `start` of a circular list.
+def first_row(tid, T, indptr, base, spikes, capacity, start, count):
+    """Where the row that a thread delivers first begins, and where it ends; an empty row where it has none."""
+    begin, stop = np.int32(0), np.int32(0)
+    if count > 0:
+        group = np.int32(tid >> np.int32(LANE_BITS + lanes_per_spike(count, T)))
+        if group < count:
+            row = row_of(base, spikes, capacity, start, group)
+            begin, stop = indptr[np.uint32(row)], indptr[np.uint32(row + 1)]
+    return begin, stop
 
-    Four targets are read before the first is added to: a row lies in device memory, whose latency is what a step
-    waits for.
+
+@device
+def ask_for_row(tid, T, begin, stop, count, targets):
+    """Have the targets that a thread delivers first brought near."""
+    width = np.int32(LANES << lanes_per_spike(count, T))
+    k = np.int32(begin + np.int32(tid & np.int32(width - 1)))
+    if k < stop:
+        ask_for(targets, k)
+    if np.int32(k + width) < stop:
+        ask_for(targets, np.int32(k + width))
+
+
+@device
+def deliver(tid, T, indptr, base, targets, begin, stop, weight, spikes, capacity, start, count, variable):
+    """Add `weight` to the variable of every target of `count` > 0 spikes, which begin at `start` of a circular list.
+
+    Rows lie in device memory, whose latency is what a step waits for: a thread's first row (`begin`, `stop`) was read
+    and its targets were asked for before the first projection was delivered, the next row is read before this one is
+    delivered, and four of its targets before the first is added to.
     """
-    bits = lanes_per_spike(count, T >> LANE_BITS)
+    bits = lanes_per_spike(count, T)
     group = np.int32(tid >> np.int32(LANE_BITS + bits))
     groups = np.int32(T >> np.int32(LANE_BITS + bits))
     width = np.int32(LANES << bits)
     lane = np.int32(tid & np.int32(width - 1))
+    k = np.int32(begin + lane)
     while group < count:
-        row = row_of(base, spikes, capacity, start, group)
-        k, stop = indptr[np.uint32(row)], indptr[np.uint32(row + 1)]
-        k = np.int32(k + lane)
+        group = np.int32(group + groups)
+        next_begin, next_stop = np.int32(0), np.int32(0)
+        if group < count:
+            row = row_of(base, spikes, capacity, start, group)
+            next_begin, next_stop = indptr[np.uint32(row)], indptr[np.uint32(row + 1)]
         while k < stop:
             k1, k2, k3 = np.int32(k + width), np.int32(k + 2 * width), np.int32(k + 3 * width)
             last = np.int32(stop - 1)
@@ -150,13 +175,13 @@ def deliver(tid, T, indptr, base, targets, weight, spikes, capacity, start, coun
             if k3 < stop:
                 cuda.atomic.add(variable, np.uint32(j3), weight)
             k = np.int32(k3 + width)
-        group = np.int32(group + groups)
+        k, stop = np.int32(next_begin + lane), next_stop
 
 
 @device
 def deliver_masked(tid, T, indptr, base, targets, weight, spikes, capacity, start, count, variable, until, step):
-    """As `deliver`, to neurons that are not refractory."""
-    bits = lanes_per_spike(count, T >> LANE_BITS)
+    """As `deliver`, to neurons that are not refractory; nothing is read ahead."""
+    bits = lanes_per_spike(count, T)
     group = np.int32(tid >> np.int32(LANE_BITS + bits))
     groups = np.int32(T >> np.int32(LANE_BITS + bits))
     width = np.int32(LANES << bits)
@@ -185,9 +210,23 @@ def turned(tid, T, warps):
 @device
 def draw_count(word, first, thresholds, table, length, guide):
     """A count from its tabulated distribution: the number of thresholds at or below a random word."""
-    k = guide[np.uint32(word >> np.uint32(24))]
-    while k < length and thresholds[np.uint32(table + k)] <= word:
-        k += 1
+    k = np.int32(guide[np.uint32(word >> np.uint32(24))])
+    last = np.int32(length - 1)
+    passed = np.int32(4)
+    while passed == 4 and k <= last:  # four are read before the first is compared
+        k1, k2, k3 = min(np.int32(k + 1), last), min(np.int32(k + 2), last), min(np.int32(k + 3), last)
+        a, b = thresholds[np.uint32(table + k)], thresholds[np.uint32(table + k1)]
+        c, d = thresholds[np.uint32(table + k2)], thresholds[np.uint32(table + k3)]
+        passed = np.int32(0)
+        if a <= word:
+            passed = np.int32(1)
+            if b <= word and k1 > k:
+                passed = np.int32(2)
+                if c <= word and k2 > k1:
+                    passed = np.int32(3)
+                    if d <= word and k3 > k2:
+                        passed = np.int32(4)
+        k = np.int32(k + passed)
     return np.int32(first + k)
 
 

@@ -1,17 +1,13 @@
 """Source text of one time step of a CUDA kernel, phase by phase, and of what ends a simulation."""
 
-from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 
 from sbi_circuits.engines import cuda_columns as at
-from sbi_circuits.engines.cuda_columns import Columns, is_ordered
+from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_links import emission, summed
-from sbi_circuits.engines.cuda_printer import texts, uses
+from sbi_circuits.engines.cuda_rounds import POISSON_STREAM, SYNC, Rounds
 from sbi_circuits.engines.cuda_signals import signal_lines
-
-_POISSON_STREAM = 1
-_SYNC = "            cuda.syncthreads()"
 
 
 def _turned(job: Iterator[int]) -> str:
@@ -31,7 +27,8 @@ class Phases:
     def __init__(self, columns: Columns, single: bool):
         self.columns, self.single = columns, single
         self.circuit, self.parts, self.links = columns.circuit, columns.parts, columns.links
-        self.spiking = [k for k, part in enumerate(self.parts) if part.threshold]
+        self.rounds = Rounds(columns)
+        self.spiking = self.rounds.spiking
 
     def functions(self) -> list[str]:
         """Functions of the couplings."""
@@ -50,11 +47,11 @@ class Phases:
             *self._before(),
             *self._updates(),
             *self._refill(),
-            _SYNC,
-            *(f"            count_{k} = rings[np.uint32({k} * depth + now)]" for k in self.spiking),
+            SYNC,
+            *self._spikes_of_the_step(),
             *(f"            events_{m} = control[{3 + m}]" for m in range(len(self.columns.poisson))),
             *self._emissions(),
-            *self._rounds(),
+            *self.rounds.lines(),
             *self._resets(),
             *self._stop(),
         ]
@@ -95,7 +92,7 @@ class Phases:
             for k, part in enumerate(self.parts)
             for row, z in enumerate(part.noise)
         ]
-        return [*lines, *noise, *([_SYNC] if noise else []), *signal_lines(self.columns)]
+        return [*lines, *noise, *([SYNC] if noise else []), *signal_lines(self.columns)]
 
     def _updates(self) -> list[str]:
         lines = []
@@ -111,7 +108,7 @@ class Phases:
                 "            if first < 0:",
                 "                first = np.int32(first + T)",
                 f"            update_{k}(first, T, n_{k}{self._state(k)}{noise}, until_{k}, spikes_{k}, capacity_{k}, "
-                f"head_{k}, rings, {place}, now32, {hold}, t, R)",
+                f"head_{k}, rings, {place}, now32, {hold}, indptr, P, t, R)",
             ]
         return lines
 
@@ -120,8 +117,8 @@ class Phases:
         if not self.columns.poisson:
             return []
         return [
-            f"        fill(tid, T, words, np.int64(0), key_0, key_1, {_POISSON_STREAM})",
-            f"        fill(tid, T, words, np.int64(1024), key_0, key_1, {_POISSON_STREAM})",
+            f"        fill(tid, T, words, np.int64(0), key_0, key_1, {POISSON_STREAM})",
+            f"        fill(tid, T, words, np.int64(1024), key_0, key_1, {POISSON_STREAM})",
             "        filled, position = np.int64(2048), np.int64(0)",
         ]
 
@@ -138,7 +135,7 @@ class Phases:
             mode, first, table, length = (f"P[{c.input(m, w)}]" for w in (at.MODE, at.FIRST, at.TABLE, at.LENGTH))
             lines += [
                 f"    if {mode} == 1:",
-                f"        word = word_at(at, words, filled, key_0, key_1, {_POISSON_STREAM})",
+                f"        word = word_at(at, words, filled, key_0, key_1, {POISSON_STREAM})",
                 f"        events = draw_count(word, {first}, thresholds, {table}, {length}, guide[sim, {m}])",
                 f"        control[{3 + m}] = events",
                 "        at += 1 + events",
@@ -158,9 +155,24 @@ class Phases:
             return []
         return [
             "            if filled - position <= 1024:",
-            f"                fill(tid, T, words, filled, key_0, key_1, {_POISSON_STREAM})",
+            f"                fill(tid, T, words, filled, key_0, key_1, {POISSON_STREAM})",
             "                filled += 1024",
         ]
+
+    def _spikes_of_the_step(self) -> list[str]:
+        """How many neurons spiked, and how many spikes are on their way, those of this step and its oldest included."""
+        return [
+            "            ahead = np.int32(now + 1)",
+            "            if ahead == depth:",
+            "                ahead = np.int32(0)",
+            "            flying = np.int32(0)",
+            *(line for k in self.spiking for line in (
+                f"            count_{k} = rings[np.uint32({k} * depth + now)]",
+                f"            flying_{k} = np.int32(flying_{k} + count_{k})",
+                f"            flying = np.int32(flying + flying_{k})",
+                f"            flying_{k} = np.int32(flying_{k} - rings[np.uint32({k} * depth + ahead)])",
+            )),
+        ]  # fmt: skip
 
     def _emissions(self) -> list[str]:
         """Spikes sorted where their order shows, and synaptic variables of the sources that spiked."""
@@ -180,110 +192,8 @@ class Phases:
                 ]
         return lines
 
-    def _rounds(self) -> list[str]:
-        """Deliveries and Poisson inputs, a barrier after each round."""
-        used: Counter[tuple[str, str]] = Counter()
-        rounds: dict[int, list[str]] = {}
-        for j, p in enumerate(self.circuit.projections):
-            if is_ordered(p):
-                number = max(used[p.target, v] for v, _ in p.effects)
-                rounds.setdefault(number, []).extend(self._ordered(j))
-                used.update({(p.target, v): number + 1 - used[p.target, v] for v, _ in p.effects})
-                continue
-            for e, (variable, _) in enumerate(p.effects):
-                rounds.setdefault(used[p.target, variable], []).extend(self._delivery(j, e, variable))
-                used[p.target, variable] += 1
-        delivered, earliest = max(rounds, default=-1), 0
-        for m, entry in enumerate(self.columns.poisson):
-            # Words are taken in the order of the inputs: an input must not come before the one listed before it.
-            earliest = max(earliest, used[entry.target, entry.variable])
-            rounds.setdefault(earliest, []).extend(self._poisson(m))
-            used[entry.target, entry.variable] = earliest + 1
-        # Without a round there is a barrier all the same: counts are read before their place is cleared below.
-        lines = [line for r in sorted(rounds) or [0] for line in [*rounds.get(r, []), _SYNC]]
-        return lines[:-1] if 0 <= delivered < earliest and self._resets_are_apart() else lines
-
-    def _resets_are_apart(self) -> bool:
-        """Whether resets leave be what Poisson inputs add to: they need not wait for a round of those alone."""
-        added = {(entry.target, entry.variable) for entry in self.columns.poisson}
-        resets = {self.parts[k].name: self.parts[k].reset for k in self.spiking}
-        return not any(
-            variable in {s.target for s in resets.get(name, ())} or uses(texts(resets.get(name, ())), variable)
-            for name, variable in added
-        )
-
-    def _delivery(self, j: int, effect: int, variable: str) -> list[str]:
-        p, c = self.circuit.projections[j], self.columns
-        source, target = c.position(p.source), c.position(p.target)
-        masked = variable in self.parts[target].held
-        arguments = (
-            f"tid, T, indptr, layout[{c.scratch(j, at.SCRATCH_ROWS)}], targets, R[np.uint32({c.weight(j, effect)})], "
-            f"spikes_{source}, capacity_{source}, starts[past], rings[past], a{target}_{variable}"
-        )
-        call = f"deliver_masked({arguments}, until_{target}, now32)" if masked else f"deliver({arguments})"
-        return [
-            f"            if P[{c.projection(j, at.PRESENT)}] == 1:",
-            f"                ago = np.int32(now - P[{c.projection(j, at.DELAY)}])",
-            "                if ago < 0:",
-            "                    ago = np.int32(ago + depth)",
-            f"                past = np.uint32({source} * depth + ago)",
-            "                if rings[past] > 0:",
-            f"                    {call}",
-        ]
-
-    def _ordered(self, j: int) -> list[str]:
-        """Spikes one after another, in the order of their sources: shortest delay first, effects in order."""
-        p, c = self.circuit.projections[j], self.columns
-        source, target = c.position(p.source), c.position(p.target)
-        lines = [
-            f"            for g in range(P[{c.projection(j, at.GROUPS)}]):",
-            f"                ago = np.int32(now - given_delays[P[{c.projection(j, at.DELAYS_AT)}] + g])",
-            "                if ago < 0:",
-            "                    ago = np.int32(ago + depth)",
-            f"                past = np.uint32({source} * depth + ago)",
-            "                if rings[past] > 0:",
-            f"                    row = P[{c.projection(j, at.ROWS_AT)}] + g * (n_{source} + 1)",
-        ]
-        for e, (variable, expression) in enumerate(p.effects):
-            masked = variable in self.parts[target].held
-            each = p.varies_by_synapse(expression)
-            gains = f"True, gain{j}_{e}" if p.has_state else "False, R"
-            arguments = (
-                f"tid, T, given_indptr, row, given_targets, R[np.uint32({c.weight(j, e)})], {each}, given_weights, "
-                f"{e}, {gains}, spikes_{source}, capacity_{source}, starts[past], rings[past], a{target}_{variable}"
-            )
-            call = f"deliver_each({arguments})"
-            if masked:
-                call = f"deliver_each_masked({arguments}, until_{target}, now32)"
-            lines.append(f"                    {call}")
-        return lines
-
-    def _poisson(self, m: int) -> list[str]:
-        c, entry = self.columns, self.columns.poisson[m]
-        target = c.position(entry.target)
-        masked = entry.variable in self.parts[target].held
-        mode, first, driven, table, length = (
-            f"P[{c.input(m, w)}]" for w in (at.MODE, at.FIRST, at.DRIVEN, at.TABLE, at.LENGTH)
-        )
-        variable = f"R[np.uint32({c.poisson_weight(m)})], a{target}_{entry.variable}, until_{target}, now32, {masked}"
-        random = f"words, key_0, key_1, {_POISSON_STREAM}"
-        return [
-            f"            if {mode} == 1:",
-            f"                filled = poisson_events(tid, T, position + 1, events_{m}, filled, {driven}, "
-            f"{variable}, {random})",
-            f"                position += 1 + events_{m}",
-            f"            elif {mode} == 2:",
-            f"                filled = poisson_counts(tid, T, position, filled, {first}, thresholds, {table}, "
-            f"{length}, guide[sim, {m}], {driven}, {variable}, {random})",
-            f"                position += {driven}",
-        ]
-
     def _resets(self) -> list[str]:
-        lines = [
-            "            ahead = np.int32(now + 1)",
-            "            if ahead == depth:",
-            "                ahead = np.int32(0)",
-        ]
+        lines: list[str] = []
         job = count()
         for k in self.spiking:
             spikes = f"spikes_{k}, capacity_{k}, head_{k}, count_{k}"
@@ -308,7 +218,7 @@ class Phases:
                 f"if after >= capacity_{k} else after",
                 f"                rings[np.uint32({k} * depth + ahead)] = 0",
             ]
-        return [*lines, "            now = ahead", _SYNC]
+        return [*lines, "            now = ahead", SYNC]
 
     def _counts(self) -> list[str]:
         """One thread sums a bin in registers and stores it when the next one begins."""

@@ -36,12 +36,12 @@ import numpy as np
 from numba import types
 
 from sbi_circuits.engines.cuda_device import (
-    ceil_double, ceil_single, cuda, device, exp_double, exp_single, exprel_double, exprel_single, floor_double,
+    ask_for, ceil_double, ceil_single, cuda, device, exp_double, exp_single, exprel_double, exprel_single, floor_double,
     floor_single, sign_double, sign_single, trunc_double, trunc_single,
 )
 from sbi_circuits.engines.cuda_parts import (
-    any_not_finite, deliver, deliver_masked, draw_count, fill, note_intervals, note_spikes, poisson_counts,
-    poisson_events, turned, word_at, zero,
+    any_not_finite, ask_for_row, deliver, deliver_masked, draw_count, fill, first_row, note_intervals, note_spikes,
+    poisson_counts, poisson_events, turned, word_at, zero,
 )
 from sbi_circuits.engines.cuda_synapses import (
     deliver_each, deliver_each_masked, normals_double, normals_single, sort_spikes,
@@ -106,7 +106,7 @@ class _Kernel:
         lines = [
             "@device",
             f"def update_{k}(first_, threads_, cells_{self._names(k)}{noise}, until_, spikes_, capacity_, head_, "
-            "rings_, slot_, step_, hold_, t, R):",
+            "rings_, slot_, step_, hold_, indptr_, P_, t, R):",
             *constants(expressions, self.columns.invariant(k)),
             "    number_ = np.int32(first_)",
             "    while number_ < cells_:",
@@ -128,6 +128,7 @@ class _Kernel:
                 "            if place_ >= capacity_:",
                 "                place_ = np.int32(place_ - capacity_)",
                 "            spikes_[np.uint32(place_)] = number_",
+                *(f"            ask_for(indptr_, np.int32(P_[{j}] + number_))" for j in self.phases.rounds.bases(k)),
             ]
         return "\n".join([*lines, "        number_ = np.int32(number_ + threads_)"])
 
@@ -289,10 +290,11 @@ class _Kernel:
             *(f"        zero(tid, T, {a}.shape[1], {a}[sim])" for a in ("number", "sums", "squares")),
             "        if tid == 0:",
             "            control[1] = 0",
+            *self.phases.rounds.note_bases(),
             *self.phases.first_words(),
             "        window, code, now = np.int64(0), np.int32(0), np.int32(0)",
             "        bin_of_counts = np.int64(-1)",
-            *(f"        held_{k} = np.int32(0)" for k in range(len(self.parts))),
+            *(f"        held_{k}, flying_{k} = np.int32(0), np.int32(0)" for k in range(len(self.parts))),
             *(f"        x{k}_{n}, next{k}_{n} = ZERO, np.int32(0)" for k, p in enumerate(self.parts) for n in p.shared),
             "        if lacking > 0:",
             "            steps, code = np.int32(0), np.int32(4)",
