@@ -79,7 +79,10 @@ def test_a_batch_of_observations_is_drawn_in_one_call(posterior: Posterior) -> N
     together = posterior.sample_batch(given, many, seed=3)
     assert together.shape == (3, many, 2) and PRIOR.contains(together).all()
     assert np.array_equal(together, posterior.sample_batch(given, many, seed=3))
-    assert np.array_equal(together[0], posterior([0.5, 0.1]).sample(many, seed=3))
+    # Rounding may turn the choice of a component, of one draw in many.
+    alone, other = (posterior([0.5, 0.1]).sample(many, seed=seed) for seed in (3, 4))
+    assert np.isclose(together[0], alone, atol=1e-4).all(1).mean() > 0.999
+    assert np.isclose(together[0], other, atol=1e-4).all(1).mean() < 0.01  # negative control
     # The second and third are the same observation, each with draws of its own.
     assert stats.ks_2samp(together[1, :, 0], together[2, :, 0]).pvalue > 1e-4
     assert not set(map(tuple, together[1])) & set(map(tuple, together[2]))

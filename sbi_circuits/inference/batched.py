@@ -126,19 +126,3 @@ class AutoregressiveNet(nn.Module):
     def context_of(self, c: Tensor, member: int) -> Tensor:
         """What the context adds to the first layer: (B, context) to (B, P, H)."""
         return self.enter.of(c, member).unflatten(-1, (self.shape[1], self.shape[2]))
-
-    def of(self, u: Tensor, entered: Tensor, own: Tensor, member: int, i: int) -> Tensor:
-        """Outputs (B, outputs) of one member for parameter i.
-
-        Args:
-            u: (B, P), of which only what i may depend on is read, or the first columns where those hold it all.
-            entered: (B, H) or (1, H), from `context_of`.
-            own: (B,).
-        """
-        h = entered + own[:, None] * self.own[member, 0, i]
-        known = u.shape[1]
-        h = torch.addmm(h, u, self.before[member, :known, i] * self.mask[:known, i])
-        group = member * self.shape[1] + i
-        for block in self.blocks:
-            h = block.of(h, group)  # type: ignore[operator]
-        return self.leave.of(silu(h), group)

@@ -6,6 +6,7 @@ See also: `flows`, the same for the flows of zuko and nflows.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from sbi_circuits.inference import heads, mixtures
 from sbi_circuits.inference.batched import AutoregressiveNet, Embedding
 from sbi_circuits.inference.config import FlowSpec
 from sbi_circuits.inference.coordinates import bound
+from sbi_circuits.inference.drawing import Conditioner, Given
 from sbi_circuits.inference.gaussian import GaussianStart
 from sbi_circuits.inference.long import LongInputs
 
-Rows = Tensor | None
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 _PRIOR_SD = {"uniform": 30.0, "normal": 1.0}  # a normal so wide is flat between the bounds
 
@@ -145,13 +146,11 @@ class Members(nn.Module):
         mixture, low, high = self._mixture(raw, where.mean, where.sd)
         return mixtures.rank(mixture, where.u, low, high, self.bounded)
 
-    def _mixture(
-        self, raw: Tensor, mean: Tensor, sd: Tensor, normalised: bool = True
-    ) -> tuple[mixtures.Mixture, Tensor, Tensor]:
+    def _mixture(self, raw: Tensor, mean: Tensor, sd: Tensor) -> tuple[mixtures.Mixture, Tensor, Tensor]:
         """The mixture in u, and the prior's bounds there."""
         edge, wide = bound(self.spec.coordinates), _PRIOR_SD[self.spec.coordinates]
         low, high = (-edge - mean) / sd, (edge - mean) / sd
-        return mixtures.mixture(raw, low, high, -mean / sd, math.log(wide) - sd.log(), normalised), low, high
+        return mixtures.mixture(raw, low, high, -mean / sd, math.log(wide) - sd.log()), low, high
 
     def log_prob(self, z: Tensor, inputs: Tensor) -> Tensor:
         """Log density (M, B) of z (B, P) given inputs (B, C), or (1, C) for all; differentiable in z."""
@@ -170,45 +169,42 @@ class Members(nn.Module):
             inputs: (N, C) encoded features.
             row: (B,) which row of inputs each draw is for; None where there is one for all.
         """
-        row = torch.zeros(len(noise), dtype=torch.long, device=noise.device) if row is None else row
         seen, pattern = torch.unique(self.start.seen(inputs), dim=0, return_inverse=True)
-        frame, order = self.frame(seen), self.orders[member]
-        gain = frame.gain[0] if len(seen) == 1 else frame.gain[pattern]
-        x = self.start.centred(inputs)
-        mean = self.start.mean + (x @ gain.mT if len(seen) == 1 else torch.einsum("npd,nd->np", gain, x))
-        mean, factor = mean[:, order], frame.factor[member, pattern]
-        c = self._context_of(inputs, member)
-        one = len(inputs) == 1
+        order = self.orders[member]
+        regression = frame(self.start, seen, order[None])
+        gain, x = regression.gain, self.start.centred(inputs)
+        mean = self.start.mean + (x @ gain[0].mT if len(seen) == 1 else torch.einsum("npd,nd->np", gain[pattern], x))
+        which = None if row is None or len(seen) == 1 else pattern[row]
+        given = Given(self._context_of(inputs, member), mean[:, order], regression.factor[0], row, which)
         draw = self._draw_mixture if self.spec.transform == "mixture" else self._draw_flow
-        z = draw(member, noise, c, *((mean, factor) if one else (mean[row], factor[row])), None if one else row)
-        return z[:, torch.argsort(order)]
+        return draw(member, noise.T.contiguous(), given).T[:, torch.argsort(order)]
 
-    def _draw_mixture(self, member: int, noise: Tensor, c: Tensor, mean: Tensor, factor: Tensor, row: Rows) -> Tensor:
-        layer = self.net(0)
-        entered = layer.context_of(c, member)
-        u, z = torch.zeros_like(noise), torch.zeros_like(noise)
-        for i in range(noise.shape[1]):
-            before = u[:, :i]
-            lean = before @ factor[0, i, :i] if row is None else (before * factor[:, i, :i]).sum(-1)
-            own, sd = mean[:, i] + lean, factor[:, i, i].expand(len(u))
-            raw = layer.of(before, entered[:, i] if row is None else entered[row, i], own, member, i)
-            mixture, low, high = self._mixture(raw, own, sd, normalised=False)
-            u[:, i] = mixtures.draw(mixture, noise[:, i], low, high, self.bounded)
-            z[:, i] = own + sd * u[:, i]
-        return z
+    def _draw_mixture(self, member: int, noise: Tensor, given: Given) -> Tensor:
+        """z (P, B) of noise (P, B)."""
+        edge, wide = bound(self.spec.coordinates), _PRIOR_SD[self.spec.coordinates]
+        inverter = mixtures.Inverter(self.spec.bins, self.bounded, noise[0])
+        net = Conditioner(self.net(0), member, given, leaning=True, outputs=inverter.columns)
+        uniform, u, means, sd = torch.special.ndtr(noise), torch.empty_like(noise), torch.empty_like(noise), given.sd
+        known: Any = sd[:, 0].tolist() if sd.shape[1] == 1 else sd  # numbers are faster than tensors of one
+        for i, scale in enumerate(known):
+            raw, mean = net(i, u)
+            prior, half = mean / -scale, edge / scale
+            inverter(raw, uniform[i], prior - half, prior + half, prior, wide / scale, out=u[i])
+            means[i] = mean
+        return means + sd * u
 
-    def _draw_flow(self, member: int, noise: Tensor, c: Tensor, mean: Tensor, factor: Tensor, row: Rows) -> Tensor:
-        u, steps = noise, list(range(noise.shape[1]))
+    def _draw_flow(self, member: int, noise: Tensor, given: Given) -> Tensor:
+        """z (P, B) of noise (P, B)."""
+        u, steps = noise, list(range(len(noise)))
         if self.spec.transform == "coupling":
             steps = steps[::2] + steps[1::2]
         for depth in reversed(range(len(self.layers))):
-            layer = self.net(depth)
-            entered, v = layer.context_of(c, member), torch.zeros_like(u)
+            net, v = Conditioner(self.net(depth), member, given, leaning=False), torch.zeros_like(u)
             for i in steps if depth % 2 == 0 else reversed(steps):
-                raw = layer.of(v, entered[:, i] if row is None else entered[row, i], mean[:, i], member, i)
-                v[:, i] = heads.bijection(self.kind, u[:, i], raw.expand(len(u), -1), inverse=True)[0]
+                raw = net(i, v)[0].expand(-1, u.shape[1]).T.contiguous()
+                v[i] = heads.bijection(self.kind, u[i], raw, inverse=True)[0]
             u = v
-        return mean + (factor @ u[..., None])[..., 0]
+        return given.placed(u)
 
 
 @torch.no_grad()

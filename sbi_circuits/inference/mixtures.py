@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 BEYOND = 3.0  # standard deviations that a mean may lie outside the interval: its mass within stays above 1e-3
@@ -35,14 +36,8 @@ def initial_bias(components: int) -> Tensor:
     return torch.cat([torch.zeros(components), torch.tensor([_PRIOR_LOGIT]), mean, log_sd])
 
 
-def mixture(
-    raw: Tensor, low: Tensor, high: Tensor, prior_mean: Tensor, prior_log_sd: Tensor, normalised: bool = True
-) -> Mixture:
-    """The components that raw numbers (*, 3 K + 1) stand for, on the interval [low, high], each (*,).
-
-    Args:
-        normalised: the weights sum to one; drawing does not need that.
-    """
+def mixture(raw: Tensor, low: Tensor, high: Tensor, prior_mean: Tensor, prior_log_sd: Tensor) -> Mixture:
+    """The components that raw numbers (*, 3 K + 1) stand for, on the interval [low, high], each (*,)."""
     k = (raw.shape[-1] - 1) // 3
     logits, mean, log_sd = raw.split([k + 1, k, k], dim=-1)
     log_sd = log_sd / (1.0 + log_sd.abs() / _STEEP)
@@ -52,7 +47,7 @@ def mixture(
     log_sd = torch.cat([log_sd, prior_log_sd[..., None]], dim=-1)
     # As log_softmax, which is slow on so few.
     logits = logits - logits.detach().amax(-1, keepdim=True)
-    return Mixture(logits - logits.exp().sum(-1, keepdim=True).log() if normalised else logits, mean, log_sd)
+    return Mixture(logits - logits.exp().sum(-1, keepdim=True).log(), mean, log_sd)
 
 
 def log_density(m: Mixture, u: Tensor, low: Tensor, high: Tensor, bounded: bool) -> Tensor:
@@ -65,24 +60,68 @@ def log_density(m: Mixture, u: Tensor, low: Tensor, high: Tensor, bounded: bool)
     return total - (m.log_weight.exp() * within).sum(-1).clamp(min=_TINY).log()
 
 
-def draw(m: Mixture, noise: Tensor, low: Tensor, high: Tensor, bounded: bool) -> Tensor:
-    """u (*,) of standard normal noise (*,): which component, and where in it, both from the same number.
+class Inverter:
+    """Draws of B mixtures of K components and the prior's, by inversion. Draws lie along the last axis.
 
-    The rank of the noise within the share of the chosen component is uniform again.
+    Args:
+        components: K.
+        bounded: whether components are cut off at the ends of the interval.
+        like: (B,) dtype and device of the draws.
     """
-    below, within = _masses(m, low, high) if bounded else (torch.zeros_like(m.mean), torch.ones_like(m.mean))
-    share = m.log_weight.exp() * within
-    edges = share.cumsum(-1)
-    rank = torch.special.ndtr(noise)[..., None] * edges[..., -1:]
-    chosen = (rank > edges).sum(-1, keepdim=True).clamp(max=share.shape[-1] - 1)
-    width = share.gather(-1, chosen)
-    left = ((rank - edges.gather(-1, chosen)) / width.clamp(min=_TINY) + 1.0).clamp(0.0, 1.0)
-    probability = below.gather(-1, chosen) + left * within.gather(-1, chosen)
-    tiny = torch.finfo(noise.dtype).eps
-    u = m.mean.gather(-1, chosen) + m.log_sd.gather(-1, chosen).exp() * torch.special.ndtri(
-        probability.clamp(tiny, 1.0 - tiny)
-    )
-    return torch.minimum(torch.maximum(u[..., 0], low), high)
+
+    def __init__(self, components: int, bounded: bool, like: Tensor):
+        k, self.bounded = components + 1, bounded
+        self.one, self.middle = like.new_ones(()), like.new_tensor(0.5 * components)
+        self.sums = like.new_ones(k + 1, k).tril_(-1)  # a product is the fastest cumulative sum over so few
+        self.place = torch.arange(len(like), device=like.device)
+        raw = torch.arange(3 * k - 2, device=like.device).split([k, k - 1, k - 1])
+        # Which raw number each row of `__call__` holds; -1 for those of the prior's component.
+        self.columns = torch.cat([raw[0], *(functional.pad(part, (0, 1), value=-1) for part in raw[1:])])
+
+    def __call__(
+        self, raw: Tensor, uniform: Tensor, low: Tensor, high: Tensor, prior_mean: Tensor, prior_sd: Tensor | float,
+        out: Tensor,
+    ) -> None:  # fmt: skip
+        """Of numbers (B,) uniform on [0, 1] the component, and where in it: the rank in its share is uniform again.
+
+        Components are cut off in terms of the error function, whose inverse takes a quarter of the time of the normal
+        quantile.
+
+        Args:
+            raw: (3 K + 3, B), see `columns`; overwritten.
+            uniform: (B,).
+            low, high: (B,) the interval.
+            prior_mean, prior_sd: (B,), or one number, of the last component.
+            out: (B,) the draws.
+        """
+        weight, mean, sd = raw.chunk(3)
+        sd.div_(torch.add(self.one, sd.abs(), alpha=1.0 / _STEEP)).exp_()
+        mean[-1], sd[-1] = prior_mean, prior_sd
+        if self.bounded:  # bounds that stand for none are never reached
+            torch.clamp(mean, min=torch.sub(low, sd, alpha=BEYOND), max=torch.add(high, sd, alpha=BEYOND), out=mean)
+        weight, scale = torch.softmax(weight, dim=0), sd.mul_(math.sqrt(2.0))
+        left, width = _erf_within(mean, scale, low, high) if self.bounded else (None, None)
+        edges = torch.mm(self.sums, weight if width is None else weight * width)
+        rank = uniform * edges[-1]
+        at = self._chosen(rank, edges[1:-1])
+        share = rank.sub_(edges.take(at)).div_(weight.take(at).clamp_(min=_TINY))
+        reached = share.mul_(2.0).sub_(1.0) if left is None else share.add_(left.take(at))
+        least = torch.finfo(raw.dtype).eps - 1.0
+        u = reached.clamp_(least, -least).erfinv_().mul_(scale.take(at)).add_(mean.take(at))
+        torch.clamp(u, min=low, max=high, out=out)
+
+    def _chosen(self, rank: Tensor, between: Tensor) -> Tensor:
+        """(B,) where the component that a rank (B,) falls into lies in a flattened (K + 1, B)."""
+        # Twice the number of edges passed, less K: sums of signs take half the time of sums of comparisons.
+        passed = (rank - between).sign_().sum(0)
+        chosen = torch.add(self.middle, passed, alpha=0.5).long().clamp_(0, len(between))  # of NaN any
+        return torch.add(self.place, chosen, alpha=len(rank))
+
+
+def _erf_within(mean: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The error function of each component at the lower end of the interval, and by how much it grows within."""
+    left, right = ((end - mean).div_(scale).erf_() for end in (low, high))
+    return left, right.sub_(left)
 
 
 def rank(m: Mixture, u: Tensor, low: Tensor, high: Tensor, bounded: bool) -> Tensor:
