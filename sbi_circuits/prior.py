@@ -170,7 +170,7 @@ class Prior:
         """Inverse of `to_unit`."""
         low, high = self._ends
         scaled = low + (high - low) * np.asarray(u, dtype=float)
-        theta = np.where(self._log, np.exp(np.where(self._log, scaled, 0.0)), scaled)
+        theta = np.where(self._log, np.exp(np.where(self._log, scaled, 0.0)), scaled) if self._log.any() else scaled
         # Rounding in exp(log(high)) may step over a bound by one ulp.
         return np.clip(theta, [p.low for p in self.parameters], [p.high for p in self.parameters])
 

@@ -8,9 +8,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sbi_circuits.inference import mixtures
+from sbi_circuits.inference import TrainingConfig, TrainingData, mixtures, train
 from sbi_circuits.inference.config import FlowSpec
 from sbi_circuits.inference.members import Members, place
+from sbi_circuits.prior import Parameter, Prior
 
 P, MEMBERS = 5, 2
 INPUTS = torch.tensor([[0.4, -1.0, 0.7, 0, 0, 0], [-0.3, 0.0, 0.2, 0, 1, 0], [1.2, 0.1, 0.0, 0, 0, 1]])
@@ -90,6 +91,31 @@ def test_one_observation_alone_or_among_others(kind: tuple[str, str]) -> None:
     pair = flows.draw(1, given, same, row.clamp(max=1))
     assert torch.allclose(pair[:200], alone[0], rtol=0.0, atol=1e-8)
     assert (pair[200:400] - flows.draw(1, given[200:400], same[:1])).abs().max() > 0.1  # negative control
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_together_or_one_after_another(kind: tuple[str, str]) -> None:
+    flows, row = members(*kind), torch.arange(3).repeat_interleave(50)
+    given = torch.stack([noise(150), noise(150).flip(0)])
+    for inputs, which in ((INPUTS.double(), row), (INPUTS[1:2].double(), None)):
+        together = flows.draw_members(slice(0, MEMBERS), given, inputs, which)
+        alone = torch.stack([flows.draw(m, given[m], inputs, which) for m in range(MEMBERS)])
+        assert torch.allclose(together, alone, rtol=0.0, atol=1e-8)
+        assert (together - alone.flip(0)).abs().max() > 0.1  # negative control
+
+
+def test_how_often_another_member_is_drawn_from_changes_nothing() -> None:
+    """Members wanted equally often are drawn from together, others not: the same draws up to rounding."""
+    prior = Prior(tuple(Parameter(name, "1", 0.0, 1.0) for name in "ab"))
+    theta = prior.sample(200, seed=0)
+    data = TrainingData(theta, theta, np.zeros(theta.shape, dtype=np.uint8), prior, ("x.a", "x.b"))
+    posterior = train(data, TrainingConfig(members=2, epochs=1, hidden=8, width=8), progress=False, seed=0)
+    inputs = posterior([0.2, 0.7]).features.inputs().repeat(2, 1)
+    even, uneven = (posterior._draw_members(np.array([300, n]), inputs, seed=1) for n in (300, 20))
+    assert [z.shape for z in uneven] == [(2, 300, 2), (2, 20, 2)]
+    assert np.isclose(even[0], uneven[0], atol=1e-4).all(2).mean() > 0.99
+    assert np.isclose(even[0], even[1], atol=1e-4).all(2).mean() < 0.01  # negative control
+    assert posterior._draw_members(np.array([0, 0]), inputs, seed=1)[0].shape == (2, 0, 2)
 
 
 @pytest.mark.parametrize("kind", KINDS[2:])

@@ -112,6 +112,7 @@ class AutoregressiveNet(nn.Module):
         self.blocks = nn.ModuleList(Residual(groups, width, rate) for _ in range(blocks))
         self.leave = Linear(groups, width, outputs, gain=0.0)
         self.register_buffer("mask", mask[:, :, None], persistent=False)
+        self.spans = [_span(column) for column in mask.T]  # what each may depend on
 
     def forward(self, u: Tensor, c: Tensor, own: Tensor) -> Tensor:
         """u, own (M, B, P) and c (M, B, context) to (M, P, B, outputs)."""
@@ -123,6 +124,13 @@ class AutoregressiveNet(nn.Module):
             h = block(h)
         return self.leave(silu(h)).view(members, parameters, -1, outputs)
 
-    def context_of(self, c: Tensor, member: int) -> Tensor:
-        """What the context adds to the first layer: (B, context) to (B, P, H)."""
-        return self.enter.of(c, member).unflatten(-1, (self.shape[1], self.shape[2]))
+    def context_of(self, c: Tensor, members: slice) -> Tensor:
+        """What the context (m, B, context) of some members adds to the first layer: (m, B, P, H)."""
+        found = torch.baddbmm(self.enter.bias[members], c, self.enter.weight[members])
+        return found.unflatten(-1, (self.shape[1], self.shape[2]))
+
+
+def _span(depends: Tensor) -> slice:
+    """The shortest slice of the parameters with all that one depends on, (P,)."""
+    found = torch.nonzero(depends)[:, 0].tolist()
+    return slice(found[0], found[-1] + 1) if found else slice(0, 0)

@@ -1,10 +1,10 @@
-"""Networks of one member laid out for drawing: what does not change from draw to draw is evaluated once.
+"""Networks of some members laid out for drawing: what does not change from draw to draw is evaluated once.
 
-Draws lie along the last axis, so that every elementwise pass runs over contiguous numbers and each layer is one
-product. The embedded features, the means of the Gaussian regression and its slopes all enter the first layer linearly:
-for one observation they become its weights and its bias.
+Draws lie along the last axis, so that every elementwise pass runs over contiguous numbers and each layer is one product
+for all members. The embedded features, the means of the Gaussian regression and its slopes all enter the first layer
+linearly: for one observation they become its weights and its bias.
 
-Shapes: B draws, N observations, P parameters, W hidden units.
+Shapes: M members, B draws, N observations, P parameters, W hidden units.
 """
 
 from dataclasses import dataclass
@@ -14,21 +14,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from sbi_circuits.inference.batched import AutoregressiveNet, Linear
+from sbi_circuits.inference.batched import AutoregressiveNet
 
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What the draws of one member are given, the parameters in its order.
+    """What the draws of some members are given, the parameters in the order of each.
 
     Args:
-        context: (N, H) embedded features.
-        mean: (N, P) of z under the Gaussian regression.
-        factor: (Q, P, P) Cholesky factors of its covariance, for Q patterns of observed features.
+        members: which ones.
+        context: (M, N, H) embedded features.
+        mean: (M, N, P) of z under the Gaussian regression.
+        factor: (M, Q, P, P) Cholesky factors of its covariance, for Q patterns of observed features.
         row: (B,) which observation each draw is for; None where there is one.
         pattern: (B,) which of several factors each draw has; None where there is one.
     """
 
+    members: slice
     context: Tensor
     mean: Tensor
     factor: Tensor
@@ -37,94 +39,84 @@ class Given:
 
     @property
     def sd(self) -> Tensor:
-        """Diagonals of the factors, (P, 1) or (P, B)."""
-        found = self.factor.diagonal(dim1=1, dim2=2).T
-        return found if self.pattern is None else found[:, self.pattern]
+        """Diagonals of the factors, (P, M, 1) or (P, M, B)."""
+        found = self.factor.diagonal(dim1=2, dim2=3).permute(2, 0, 1)
+        return found if self.pattern is None else found[..., self.pattern]
 
-    def lean(self, i: int, u: Tensor) -> Tensor | None:
-        """(B,) by how much the u before parameter i, (P, B), move its mean; None where there is one factor."""
-        if self.pattern is None:
-            return None
-        return (u[:i] * self.factor[:, i, :i].T[:, self.pattern]).sum(0)
+    def lean(self, i: int, u: Tensor) -> Tensor:
+        """(M, B) by how much the u before parameter i, (M, P, B), move its mean, where there are several factors."""
+        return (u[:, :i] * self.factor[:, :, i, :i].mT[..., self.pattern]).sum(1)
 
     def placed(self, u: Tensor) -> Tensor:
-        """z (P, B) of the residual u (P, B)."""
-        mean = self.mean.T if self.row is None else self.mean.T[:, self.row]
+        """z (M, P, B) of the residual u (M, P, B)."""
+        mean = self.mean.mT if self.row is None else self.mean.mT[..., self.row]
         if self.pattern is None:
-            return mean + self.factor[0] @ u
-        return mean + torch.einsum("bij,jb->ib", self.factor[self.pattern], u)
+            return mean + self.factor[:, 0] @ u
+        return mean + torch.einsum("mbij,mjb->mib", self.factor[:, self.pattern], u)
 
 
 class Conditioner:
-    """The networks of one member and layer, for N observations.
+    """The networks of one layer, for N observations.
 
     Args:
         net: of all members.
-        member: which one.
-        given: the observations. The column of its own that each parameter's network reads is the mean of z.
+        given: members and observations. The column of its own that each parameter's network reads is the mean of z.
         leaning: whether that mean follows the u before.
         outputs: (O,) which of the network's outputs are wanted; -1 stands for a zero. None: all.
     """
 
-    def __init__(
-        self, net: AutoregressiveNet, member: int, given: Given, leaning: bool, outputs: Tensor | None = None
-    ):
-        self.given, self.leaning, parameters = given, leaning, net.shape[1]
-        groups = slice(member * parameters, (member + 1) * parameters)
-        own = net.own[member, 0]
-        own = torch.cat([own, torch.ones_like(own[:, :1])], dim=1)  # the column itself is the last row
-        before = _with_row((net.before[member] * net.mask).permute(1, 2, 0))
+    def __init__(self, net: AutoregressiveNet, given: Given, leaning: bool, outputs: Tensor | None = None):
+        self.given, self.leaning, self.spans = given, leaning, net.spans
+        own = net.own[given.members, 0].transpose(0, 1)[..., None]
+        before = (net.before[given.members] * net.mask).permute(2, 0, 3, 1)
+        slopes = given.factor[:, 0].tril(-1).transpose(0, 1)[:, :, None]
         if leaning and given.pattern is None:
-            before = before + own[:, :, None] * given.factor[0].tril(-1)[:, None]
-        entered = _with_row(net.context_of(given.context, member).permute(1, 2, 0))
-        bias = entered + own[:, :, None] * given.mean.T[:, None]
-        leave = _augmented(net.leave, groups)
+            before = before + own * slopes
+        mean = given.mean.permute(2, 0, 1)[:, :, None]
+        bias = net.context_of(given.context, given.members).permute(2, 0, 3, 1) + own * mean
+        leave = self._augmented(net.leave, net)
         if outputs is not None:
-            leave = leave[:, outputs.clamp(min=0)] * (outputs >= 0)[:, None]
+            leave = leave[:, :, outputs.clamp(min=0)] * (outputs >= 0)[:, None]
         # Rows are taken apart here once: at a few thousand draws each view costs a tenth of a product.
-        self.own, self.bias, self.leave = own.unbind(0), bias.unbind(0), leave.unbind(0)
-        self.spans = [_span(column) for column in net.mask[:, :, 0].T]
-        self.before = [before[i, :, span] for i, span in enumerate(self.spans)]
+        self.own, self.bias, self.mean, self.leave = (a.contiguous().unbind(0) for a in (own, bias, mean, leave))
+        self.before = [part[..., span] for part, span in zip(before.contiguous().unbind(0), self.spans, strict=True)]
+        self.slopes = [part[..., span] for part, span in zip(slopes.contiguous().unbind(0), self.spans, strict=True)]
         pairs: list[Any] = list(net.blocks)
-        self.blocks = [[_augmented(part, groups).unbind(0) for part in (b.first, b.second)] for b in pairs]
+        self.blocks = [[self._augmented(part, net).unbind(0) for part in (b.first, b.second)] for b in pairs]
         self.room: list[Tensor] = []
 
-    def __call__(self, i: int, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (O, B) for parameter i, and its own column (B,); of u (P, B) what i may depend on is read."""
-        bias = self.bias[i] if self.given.row is None else self.bias[i].index_select(1, self.given.row)
-        entered = torch.addmm(bias, self.before[i], u[self.spans[i]])
-        lean = self.given.lean(i, u) if self.leaning else None
-        if lean is not None:
-            entered.addr_(self.own[i], lean)
-        h, own = entered.tensor_split((-1,))
-        active, active_rows, inner, inner_rows = self._rooms(entered)
+    def __call__(self, i: int, u: Tensor) -> Tensor:
+        """Outputs (M, O, B) for parameter i; of u (M, P, B) what it may depend on is read."""
+        h = torch.baddbmm(self._of_row(self.bias[i]), self.before[i], u[:, self.spans[i]])
+        if self.leaning and self.given.pattern is not None:
+            h.addcmul_(self.own[i], self.given.lean(i, u)[:, None])
+        active, rows, inner = self._rooms(h)
         for first, second in self.blocks:
-            torch.sigmoid(h, out=active_rows).mul_(h)
-            torch.mm(first[i], active, out=inner_rows)
-            silu(inner_rows, inplace=True)
-            h.addmm_(second[i], inner)
-        torch.sigmoid(h, out=active_rows).mul_(h)
-        return torch.mm(self.leave[i], active), own[0]
+            torch.sigmoid(h, out=rows).mul_(h)
+            torch.bmm(first[i], active, out=inner)
+            silu(inner, inplace=True)
+            h.baddbmm_(second[i][..., :-1], inner).add_(second[i][..., -1:])
+        torch.sigmoid(h, out=rows).mul_(h)
+        return torch.bmm(self.leave[i], active)
 
-    def _rooms(self, like: Tensor) -> list[Tensor]:
-        """Two of the shape of `like`, each followed by its rows but the last, which is one and multiplies the bias."""
-        if not self.room or self.room[0].shape != like.shape:
-            rooms = (torch.ones_like(like), torch.ones_like(like))
-            self.room = [part for room in rooms for part in (room, room[:-1])]
+    def means(self, i: int, u: Tensor) -> Tensor:
+        """(M, B) the means of parameter i given the u (M, P, B) before it."""
+        if self.given.pattern is None:
+            return torch.baddbmm(self._of_row(self.mean[i]), self.slopes[i], u[:, self.spans[i]])[:, 0]
+        return self._of_row(self.mean[i])[:, 0] + self.given.lean(i, u)
+
+    def _of_row(self, x: Tensor) -> Tensor:
+        """x (M, *, N) of the observation of each draw, (M, *, B); (M, *, 1) of the only one."""
+        return x if self.given.row is None else x.index_select(2, self.given.row)
+
+    def _augmented(self, linear: Any, net: AutoregressiveNet) -> Tensor:
+        """(P, M, outputs, inputs + 1): weights, the bias as the last column."""
+        parts = (part.unflatten(0, net.shape[:2])[self.given.members].mT for part in (linear.weight, linear.bias))
+        return torch.cat([*parts], dim=3).transpose(0, 1).contiguous()
+
+    def _rooms(self, h: Tensor) -> list[Tensor]:
+        """Room for h (M, W, B) with a last row of ones, which multiply the bias; its other rows; and for h again."""
+        if not self.room or self.room[2].shape != h.shape:
+            active = h.new_ones(len(h), h.shape[1] + 1, h.shape[2])
+            self.room = [active, active[:, :-1], torch.empty_like(h)]
         return self.room
-
-
-def _with_row(x: Tensor) -> Tensor:
-    """x (P, W, *) with a row of zeros after the last."""
-    return torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-
-
-def _augmented(linear: Linear, groups: slice) -> Tensor:
-    """(P, outputs, inputs + 1): weights of some groups, the bias as the last column."""
-    return torch.cat([linear.weight[groups].mT, linear.bias[groups].mT], dim=2)
-
-
-def _span(depends: Tensor) -> slice:
-    """The shortest slice of the parameters with all that one depends on, (P,)."""
-    found = torch.nonzero(depends)[:, 0].tolist()
-    return slice(found[0], found[-1] + 1) if found else slice(0, 0)

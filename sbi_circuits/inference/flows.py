@@ -138,6 +138,11 @@ class LibraryMembers(nn.Module):
         mean, factor = (mean, factor) if row is None else (mean[row], factor[row])
         return mean + (factor @ u[..., None])[..., 0]
 
+    def draw_members(self, members: slice, noise: Tensor, inputs: Tensor, row: Tensor | None = None) -> Tensor:
+        """z (M, B, P) of some members from noise (M, B, P); other arguments as in `Members.draw`."""
+        chosen = range(self.spec.members)[members]
+        return torch.stack([self.draw(m, part, inputs, row) for m, part in zip(chosen, noise, strict=True)])
+
 
 class ZukoSplines(nn.Module):
     """Masked autoregressive splines of zuko; coupling is the autoregression of two passes."""

@@ -6,7 +6,6 @@ See also: `flows`, the same for the flows of zuko and nflows.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -169,40 +168,46 @@ class Members(nn.Module):
             inputs: (N, C) encoded features.
             row: (B,) which row of inputs each draw is for; None where there is one for all.
         """
+        return self.draw_members(slice(member, member + 1), noise[None], inputs, row)[0]
+
+    @torch.no_grad()
+    def draw_members(self, members: slice, noise: Tensor, inputs: Tensor, row: Tensor | None = None) -> Tensor:
+        """z (M, B, P) of some members from noise (M, B, P) in one computation; other arguments as in `draw`."""
         seen, pattern = torch.unique(self.start.seen(inputs), dim=0, return_inverse=True)
-        order = self.orders[member]
-        regression = frame(self.start, seen, order[None])
-        gain, x = regression.gain, self.start.centred(inputs)
+        orders, x = self.orders[members], self.start.centred(inputs)
+        regression = frame(self.start, seen, orders)
+        gain, which = regression.gain, None if row is None or len(seen) == 1 else pattern[row]
         mean = self.start.mean + (x @ gain[0].mT if len(seen) == 1 else torch.einsum("npd,nd->np", gain[pattern], x))
-        which = None if row is None or len(seen) == 1 else pattern[row]
-        given = Given(self._context_of(inputs, member), mean[:, order], regression.factor[0], row, which)
+        context = torch.stack([self._context_of(inputs, k) for k in range(self.spec.members)[members]])
+        given = Given(members, context, mean[:, orders].transpose(0, 1), regression.factor, row, which)
         draw = self._draw_mixture if self.spec.transform == "mixture" else self._draw_flow
-        return draw(member, noise.T.contiguous(), given).T[:, torch.argsort(order)]
+        z = draw(noise.mT.contiguous(), given)
+        own = torch.arange(len(orders), device=z.device)[:, None]
+        return z[own, torch.argsort(orders)].mT
 
-    def _draw_mixture(self, member: int, noise: Tensor, given: Given) -> Tensor:
-        """z (P, B) of noise (P, B)."""
+    def _draw_mixture(self, noise: Tensor, given: Given) -> Tensor:
+        """z (M, P, B) of noise (M, P, B)."""
         edge, wide = bound(self.spec.coordinates), _PRIOR_SD[self.spec.coordinates]
-        inverter = mixtures.Inverter(self.spec.bins, self.bounded, noise[0])
-        net = Conditioner(self.net(0), member, given, leaning=True, outputs=inverter.columns)
-        uniform, u, means, sd = torch.special.ndtr(noise), torch.empty_like(noise), torch.empty_like(noise), given.sd
-        known: Any = sd[:, 0].tolist() if sd.shape[1] == 1 else sd  # numbers are faster than tensors of one
-        for i, scale in enumerate(known):
-            raw, mean = net(i, u)
-            prior, half = mean / -scale, edge / scale
-            inverter(raw, uniform[i], prior - half, prior + half, prior, wide / scale, out=u[i])
-            means[i] = mean
-        return means + sd * u
+        inverter = mixtures.Inverter(self.spec.bins, self.bounded, noise)
+        net = Conditioner(self.net(0), given, leaning=True, outputs=inverter.columns)
+        u, sd, means = torch.empty_like(noise), given.sd, []
+        ranks = torch.special.ndtr(noise).unbind(1)
+        for i, (rank, out, scale) in enumerate(zip(ranks, u.unbind(1), sd, strict=True)):
+            means.append(net.means(i, u))
+            prior, half = means[i] / -scale, edge / scale
+            inverter(net(i, u), rank, prior - half, prior + half, prior, wide / scale, out)
+        return torch.stack(means, dim=1).addcmul_(sd.transpose(0, 1), u)
 
-    def _draw_flow(self, member: int, noise: Tensor, given: Given) -> Tensor:
-        """z (P, B) of noise (P, B)."""
-        u, steps = noise, list(range(len(noise)))
+    def _draw_flow(self, noise: Tensor, given: Given) -> Tensor:
+        """z (M, P, B) of noise (M, P, B)."""
+        u, steps = noise, list(range(noise.shape[1]))
         if self.spec.transform == "coupling":
             steps = steps[::2] + steps[1::2]
         for depth in reversed(range(len(self.layers))):
-            net, v = Conditioner(self.net(depth), member, given, leaning=False), torch.zeros_like(u)
+            net, v = Conditioner(self.net(depth), given, leaning=False), torch.zeros_like(u)
             for i in steps if depth % 2 == 0 else reversed(steps):
-                raw = net(i, v)[0].expand(-1, u.shape[1]).T.contiguous()
-                v[i] = heads.bijection(self.kind, u[i], raw, inverse=True)[0]
+                raw = net(i, v).mT.contiguous()
+                v[:, i] = heads.bijection(self.kind, u[:, i], raw, inverse=True)[0]
             u = v
         return given.placed(u)
 

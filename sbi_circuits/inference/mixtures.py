@@ -61,61 +61,60 @@ def log_density(m: Mixture, u: Tensor, low: Tensor, high: Tensor, bounded: bool)
 
 
 class Inverter:
-    """Draws of B mixtures of K components and the prior's, by inversion. Draws lie along the last axis.
+    """Draws from mixtures of K components and the prior's, by inversion. Draws lie along the last axis.
 
     Args:
         components: K.
         bounded: whether components are cut off at the ends of the interval.
-        like: (B,) dtype and device of the draws.
+        like: (M, *, B) dtype and device of the draws, and M.
     """
 
     def __init__(self, components: int, bounded: bool, like: Tensor):
         k, self.bounded = components + 1, bounded
         self.one, self.middle = like.new_ones(()), like.new_tensor(0.5 * components)
-        self.sums = like.new_ones(k + 1, k).tril_(-1)  # a product is the fastest cumulative sum over so few
-        self.place = torch.arange(len(like), device=like.device)
+        # A product is the fastest cumulative sum over so few.
+        self.sums = like.new_ones(k + 1, k).tril_(-1).expand(len(like), -1, -1)
         raw = torch.arange(3 * k - 2, device=like.device).split([k, k - 1, k - 1])
         # Which raw number each row of `__call__` holds; -1 for those of the prior's component.
         self.columns = torch.cat([raw[0], *(functional.pad(part, (0, 1), value=-1) for part in raw[1:])])
 
     def __call__(
-        self, raw: Tensor, uniform: Tensor, low: Tensor, high: Tensor, prior_mean: Tensor, prior_sd: Tensor | float,
-        out: Tensor,
-    ) -> None:  # fmt: skip
-        """Of numbers (B,) uniform on [0, 1] the component, and where in it: the rank in its share is uniform again.
+        self, raw: Tensor, uniform: Tensor, low: Tensor, high: Tensor, prior_mean: Tensor, prior_sd: Tensor, out: Tensor
+    ) -> None:
+        """Of numbers uniform on [0, 1] the component, and where in it: the rank in its share is uniform again.
 
         Components are cut off in terms of the error function, whose inverse takes a quarter of the time of the normal
         quantile.
 
         Args:
-            raw: (3 K + 3, B), see `columns`; overwritten.
-            uniform: (B,).
-            low, high: (B,) the interval.
-            prior_mean, prior_sd: (B,), or one number, of the last component.
-            out: (B,) the draws.
+            raw: (M, 3 K + 3, B), see `columns`; overwritten.
+            uniform: (M, B).
+            low, high: (M, B) the interval.
+            prior_mean, prior_sd: (M, B) or (M, 1), of the last component.
+            out: (M, B) the draws.
         """
-        weight, mean, sd = raw.chunk(3)
+        weight, mean, sd = raw.chunk(3, dim=1)
         sd.div_(torch.add(self.one, sd.abs(), alpha=1.0 / _STEEP)).exp_()
-        mean[-1], sd[-1] = prior_mean, prior_sd
+        mean[:, -1], sd[:, -1] = prior_mean, prior_sd
+        low, high = low[:, None], high[:, None]
         if self.bounded:  # bounds that stand for none are never reached
             torch.clamp(mean, min=torch.sub(low, sd, alpha=BEYOND), max=torch.add(high, sd, alpha=BEYOND), out=mean)
-        weight, scale = torch.softmax(weight, dim=0), sd.mul_(math.sqrt(2.0))
+        weight, scale = torch.softmax(weight, dim=1), sd.mul_(math.sqrt(2.0))
         left, width = _erf_within(mean, scale, low, high) if self.bounded else (None, None)
-        edges = torch.mm(self.sums, weight if width is None else weight * width)
-        rank = uniform * edges[-1]
-        at = self._chosen(rank, edges[1:-1])
-        share = rank.sub_(edges.take(at)).div_(weight.take(at).clamp_(min=_TINY))
-        reached = share.mul_(2.0).sub_(1.0) if left is None else share.add_(left.take(at))
+        edges = torch.bmm(self.sums, weight if width is None else weight * width)
+        rank = uniform[:, None] * edges[:, -1:]
+        at = self._chosen(rank, edges[:, 1:-1])
+        share = rank.sub_(edges.gather(1, at)).div_(weight.gather(1, at).clamp_(min=_TINY))
+        reached = share.mul_(2.0).sub_(1.0) if left is None else share.add_(left.gather(1, at))
         least = torch.finfo(raw.dtype).eps - 1.0
-        u = reached.clamp_(least, -least).erfinv_().mul_(scale.take(at)).add_(mean.take(at))
-        torch.clamp(u, min=low, max=high, out=out)
+        u = reached.clamp_(least, -least).erfinv_().mul_(scale.gather(1, at)).add_(mean.gather(1, at))
+        torch.clamp(u, min=low, max=high, out=out[:, None])
 
     def _chosen(self, rank: Tensor, between: Tensor) -> Tensor:
-        """(B,) where the component that a rank (B,) falls into lies in a flattened (K + 1, B)."""
+        """(M, 1, B) the component that a rank (M, 1, B) falls into, given the edges (M, K, B) between them."""
         # Twice the number of edges passed, less K: sums of signs take half the time of sums of comparisons.
-        passed = (rank - between).sign_().sum(0)
-        chosen = torch.add(self.middle, passed, alpha=0.5).long().clamp_(0, len(between))  # of NaN any
-        return torch.add(self.place, chosen, alpha=len(rank))
+        passed = (rank - between).sign_().sum(1, keepdim=True)
+        return torch.add(self.middle, passed, alpha=0.5).long().clamp_(0, between.shape[1])  # of NaN any
 
 
 def _erf_within(mean: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import UNOBSERVED
@@ -28,6 +29,7 @@ Flows = Members | LibraryMembers
 _CHUNK = 10_000
 _ROWS_CHUNK = 1000  # every row has matrices of its own
 _REDRAWS = 5
+_TOO_MANY = 4 / 3  # times as many draws as asked for
 _DTYPE = torch.float64  # inverting a narrow spline loses too many digits in single precision
 
 
@@ -132,28 +134,29 @@ class Posterior:
         random = generator(seed, "posterior")
         inputs, p = features.inputs(), len(self.prior)
         counts = random.multinomial(n, self.weights)  # strata: the same for every row
-        parts = [self._draw_member(member, count, inputs, seed) for member, count in enumerate(counts)]
-        z = np.concatenate(parts, axis=1)[:, random.permutation(n)]
+        parts = self._draw_members(counts, inputs, seed)
+        z = np.concatenate(parts, axis=1)[:, random.permutation(n)].astype(float)
         theta = coordinates.from_z(self.prior, z.reshape(-1, p), self.coordinates)
         return theta.reshape(len(inputs), n, p)
 
-    def _draw_member(self, member: int, n: int, inputs: Tensor, seed: int) -> np.ndarray:
-        """n draws (N, n, P) of one member, coordinates of the flows; the noise is the CPU's so that devices agree."""
-        random = torch.Generator().manual_seed(stream_key(seed, "noise", member) % 2**63)
+    def _draw_members(self, counts: np.ndarray, inputs: Tensor, seed: int) -> list[np.ndarray]:
+        """As many draws (N, count, P) of each member, coordinates of the flows, for N rows of inputs (N, C).
+
+        All members are drawn from at once, each as often as the most wanted one, unless that were a third too many.
+        The noise is the CPU's so that devices agree.
+        """
+        flows = self._drawn
+        inputs, m = inputs.to(flows.start.mean), len(counts)
+        randoms = [torch.Generator().manual_seed(stream_key(seed, "noise", k) % 2**63) for k in range(m)]
         rows, p = len(inputs), len(self.prior)
-        row = None if rows == 1 else torch.arange(rows).repeat_interleave(n).to(inputs.device)
-        flows, inputs = self._drawn, inputs.to(self._drawn.start.mean.dtype)
-        noise = torch.randn(rows * n, p, generator=random).to(inputs)
-        parts = [slice(k, min(k + _CHUNK, rows * n)) for k in range(0, rows * n, _CHUNK)]
-        drawn = [_draw_part(flows, member, noise[s], inputs, s, n) for s in parts]
-        z = torch.cat([*drawn, noise[:0]])
-        for _ in range(_REDRAWS):
-            lost = ~torch.isfinite(z).all(1)
-            if not bool(lost.any()):
-                return z.view(rows, n, p).double().cpu().numpy()
-            again = torch.randn(int(lost.sum()), p, generator=random).to(inputs)
-            z[lost] = flows.draw(member, again, inputs, None if row is None else row[lost])
-        raise InferenceError("cannot draw for this observation; it is far outside the simulations")
+        noise = [torch.randn(rows, n, p, generator=r) for n, r in zip(counts.tolist(), randoms, strict=True)]
+        together = m * counts.max() < _TOO_MANY * counts.sum()
+        groups = [slice(0, m)] if together else [slice(k, k + 1) for k in range(m)]
+        drawn = [z for group in groups for z in _drawn_group(flows, group, noise[group], inputs)]
+        return [
+            _redrawn(flows, member, z, inputs, random).cpu().numpy()
+            for member, (z, random) in enumerate(zip(drawn, randoms, strict=True))
+        ]
 
     def ensemble(self, observation: Any, n: int = 100, **options: Any) -> Any:
         """Draw, simulate again, keep what agrees: an `Ensemble`; see `sbi_circuits.build_ensemble` for the options.
@@ -234,13 +237,37 @@ class Posterior:
         return self.prior.constrain(np.zeros(len(self.prior)))
 
 
-def _draw_part(flows: Flows, member: int, noise: Tensor, inputs: Tensor, part: slice, n: int) -> Tensor:
+def _drawn_group(flows: Flows, members: slice, noise: list[Tensor], inputs: Tensor) -> list[Tensor]:
+    """z (N, n, P) of some members for inputs (N, C), of noise (N, n, P) of each; the n may differ."""
+    rows, n = len(inputs), max(part.shape[1] for part in noise)
+    even = torch.stack([pad(part, (0, 0, 0, n - part.shape[1])) for part in noise]).flatten(1, 2).to(inputs)
+    total = rows * n
+    size = max(1, -(-total // max(1, round(total * len(noise) / _CHUNK))))  # parts of even size
+    parts = [slice(k, min(k + size, total)) for k in range(0, total, size)]
+    drawn = [_draw_part(flows, members, even[:, s], inputs, s, n) for s in parts]
+    z = torch.cat([*drawn, even[:, :0]], dim=1).unflatten(1, (rows, n))
+    return [z[k, :, : part.shape[1]] for k, part in enumerate(noise)]
+
+
+def _draw_part(flows: Flows, members: slice, noise: Tensor, inputs: Tensor, part: slice, n: int) -> Tensor:
     """The draws `part` of rows (N, C), n each one after another; only the rows they belong to are looked at."""
     if len(inputs) == 1:
-        return flows.draw(member, noise, inputs)
+        return flows.draw_members(members, noise, inputs)
     first, last = part.start // n, (part.stop - 1) // n + 1
     row = torch.arange(part.start, part.stop, device=inputs.device) // n - first
-    return flows.draw(member, noise, inputs[first:last], row)
+    return flows.draw_members(members, noise, inputs[first:last], row)
+
+
+def _redrawn(flows: Flows, member: int, z: Tensor, inputs: Tensor, random: torch.Generator) -> Tensor:
+    """z (N, n, P), those that are not finite drawn again."""
+    shape, z = z.shape, z.reshape(-1, z.shape[-1])
+    for _ in range(_REDRAWS):
+        lost = torch.nonzero(~torch.isfinite(z.sum(1)))[:, 0]
+        if not len(lost):
+            return z.view(shape)
+        again = torch.randn(len(lost), z.shape[1], generator=random).to(inputs)
+        z[lost] = flows.draw(member, again, inputs, None if len(inputs) == 1 else lost // shape[1])
+    raise InferenceError("cannot draw for this observation; it is far outside the simulations")
 
 
 @dataclass(frozen=True, eq=False)
