@@ -4,9 +4,11 @@
     python benchmarks/gpu.py --write    also into benchmarks/RESULTS.md
     python benchmarks/gpu.py --tiny     sizes for a try in numba's simulator (NUMBA_ENABLE_CUDASIM=1)
 
-It needs this repository, torch, numba, numba-cuda, numpy and scipy; where Brian2 is missing (or with
+It needs this repository, torch, numba, numba-cuda, numpy (below 2.4, as the package pins it: numba-cuda 0.30 calls
+functions that later ones lack) and scipy; where Brian2 is missing (or with
 `--without-brian2`) the circuits' translations are read from gpu_circuits.json. The first launch of each kernel
-compiles it and is not timed. Kernel time is the union of the intervals between CUDA events around the launches.
+compiles it and is not timed, and neither is the start of the worker processes. Kernel time is the union of the
+intervals between CUDA events around the launches.
 Features are measured by worker processes on the CPU while the device simulates; none is computed on the device.
 """
 
@@ -25,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -128,6 +130,41 @@ def _first_difference(a: Any, b: Any) -> float:
     return float(min(ends))
 
 
+def warm(seconds: float) -> int:
+    """What a worker process does first: imports, a preparation, features of a recording; its number."""
+    from sbi_circuits.circuit import Record
+    from sbi_circuits.engines import Protocol
+    from sbi_circuits.engines.cuda_prepare import prepare_all
+    from sbi_circuits.engines.kernel_cuda import columns_of
+    from sbi_circuits.recording import IntervalMoments, PopulationCounts, Recording
+
+    circuit = sized(60)
+    protocol = Protocol(1.0, record=Record(spikes=10, counts=True, moments=True))
+    prepare_all(columns_of(circuit, True), circuit.default_theta()[None], protocol, 0, [0], np.float32)
+    trains = np.sort(np.random.default_rng(0).random((10, 20)), axis=1)
+    names = [p.name for p in circuit.populations]
+    one = np.ones(10)
+    measure(Recording.from_units(
+        trains, 0.0, 1.0, groups=names[:1] * 10, moments={n: IntervalMoments(20 * one, one, one) for n in names},
+        counts={n: PopulationCounts(np.ones(1000, dtype=np.int64), 10) for n in names},
+    ))  # fmt: skip
+    sleep(seconds)
+    return os.getpid()
+
+
+def start(executor: Executor, workers: int) -> None:
+    """Wait until every worker process has started and done its imports."""
+    seen: set[int] = set()
+    while len(seen) < workers:
+        seen |= {f.result() for f in [executor.submit(warm, 0.1) for _ in range(2 * workers)]}
+
+
+def launches(engine: Any) -> tuple[Any, int]:
+    """The largest launch but of simulations run again, and how many of those there were."""
+    again = sum(launch.simulations for launch in engine.launches if launch.again)
+    return max((x for x in engine.launches if not x.again), key=lambda x: x.blocks), again
+
+
 def timed(engine: Any, circuit: Any, theta: np.ndarray, protocol: Any, seed: int) -> tuple[float, float, Counter]:
     """Wall seconds, kernel seconds and outcomes of a batch; the kernel is compiled before."""
     list(engine.run_batch(circuit, theta[:1], protocol, seed, [0]))
@@ -148,18 +185,19 @@ def check(scale: Scale, executor: Executor | None) -> list[str]:
     theta = np.tile(circuit.default_theta(), (scale.check, 1))
     protocol = Protocol(scale.check_s, record=Record(spikes=100, counts=True, moments=True), early_stop=False)
     for threads in scale.threads:
-        engine = CudaEngine(threads=threads, executor=executor, batch=max(scale.check // 2, 1))
+        engine = CudaEngine(threads=threads, executor=executor)
         wall, kernel, outcomes = timed(engine, circuit, theta, protocol, 1)
         simulated = scale.check * scale.check_s
-        launch = engine.launches[-1]
+        launch, again = launches(engine)
         rows.append((f"{launch.threads}{'' if threads else ' (chosen)'}", launch.blocks, launch.shared_bytes,
                      f"{simulated / wall:.0f}", f"{simulated / kernel if kernel else 0:.0f}",
-                     f"{100 * kernel / wall:.0f} %", dict(outcomes)))  # fmt: skip
+                     f"{100 * kernel / wall:.0f} %", again, dict(outcomes)))  # fmt: skip
     return [
         f"Check configuration, {scale.cells} neurons, {scale.check} simulations of {scale.check_s:g} s (targets: "
         "10,000 simulated seconds a second, 90 % of the wall time in the kernel).",
         "",
-        *table("threads | blocks | shared bytes | simulated s per wall s | per kernel s | in the kernel | ended", rows),
+        *table("threads | blocks | shared bytes | simulated s per wall s | per kernel s | in the kernel | run again | "
+               "ended", rows),
     ]
 
 
@@ -184,9 +222,9 @@ def draws(scale: Scale, executor: Executor | None, workers: int) -> list[str]:
         f"Prior draws with early stop: {scale.draws} draws of {scale.draws_s:g} s, {scale.cells} neurons, features by "
         f"{workers} processes (target: 1,500 a second).",
         "",
-        *table("draws per s | wall s | in the kernel | outcomes",
+        *table("draws per s | wall s | in the kernel | run again | outcomes",
                [(f"{scale.draws / wall:.0f}", f"{wall:.1f}", f"{100 * busy(engine.launches) / wall:.0f} %",
-                 dict(outcomes))]),
+                 launches(engine)[1], dict(outcomes))]),
     ]  # fmt: skip
 
 
@@ -230,12 +268,12 @@ def sizes(scale: Scale, executor: Executor | None) -> list[str]:
         seconds = scale.check_s * min(1.0, 2000 / cells)
         theta = np.tile(circuit.default_theta(), (number, 1))
         protocol = Protocol(seconds, record=Record(counts=True), early_stop=False)
-        engine = CudaEngine(executor=executor, batch=max(number // 2, 1))
+        engine = CudaEngine(executor=executor)
         wall, kernel, _ = timed(engine, circuit, theta, protocol, 3)
-        launch = engine.launches[-1]
+        launch, again = launches(engine)
         rows.append((cells, launch.threads, launch.blocks, launch.shared_bytes, f"{number * seconds / wall:.0f}",
-                     f"{100 * kernel / wall:.0f} %"))  # fmt: skip
-    head = "neurons | threads | blocks | shared bytes | simulated s per wall s | in the kernel"
+                     f"{100 * kernel / wall:.0f} %", again))  # fmt: skip
+    head = "neurons | threads | blocks | shared bytes | simulated s per wall s | in the kernel | run again"
     return ["Sizes, check configuration.", "", *table(head, rows)]
 
 
@@ -313,6 +351,7 @@ def main() -> None:
     options = parser.parse_args()
     stand_in = options.without_brian2 or find_spec("brian2") is None
     prepare_process(stand_in)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the worker processes
     scale = TINY if options.tiny else Scale()
     pool = ProcessPoolExecutor(options.workers, get_context("spawn"), partial(prepare_process, stand_in))
     with pool if options.workers > 1 else nullcontext() as executor:
@@ -324,6 +363,8 @@ def main() -> None:
             "rates": lambda: rates(scale),
             "resources": lambda: resources(scale),
         }
+        if executor is not None:
+            start(executor, options.workers)
         chosen = options.only.split(",") if options.only else list(sections)
         lines = [line for name in chosen for line in sections[name]()]
     text = "\n".join([TITLE, f"`make bench-gpu`: {machine()}.", "", *lines])

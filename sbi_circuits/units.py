@@ -116,15 +116,25 @@ def parse(expression: str) -> ast.expr:
 
 def names_in(expression: str) -> set[str]:
     """Names used by an expression, functions excluded."""
+    return set(_names_in(expression))
+
+
+@cache
+def _names_in(expression: str) -> frozenset[str]:
     tree = parse(expression)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called}
+    return frozenset(n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called)
 
 
 def calls_in(expression: str) -> set[str]:
     """Names of the functions an expression calls."""
+    return set(_calls_in(expression))
+
+
+@cache
+def _calls_in(expression: str) -> frozenset[str]:
     calls = (node.func for node in ast.walk(parse(expression)) if isinstance(node, ast.Call))
-    return {f.id for f in calls if isinstance(f, ast.Name)}
+    return frozenset(f.id for f in calls if isinstance(f, ast.Name))
 
 
 def evaluate(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sbi_circuits.engines.philox import below, new_stream
-from sbi_circuits.engines.wiring_total import fixed_total
+from sbi_circuits.engines.wiring_total import _masks, _sharing, fixed_total, sharing_pairs
 from sbi_circuits.wiring_rules import PAIR_CLASSES
 
 KEYS, STREAM = (5, 6), 20
@@ -51,3 +51,11 @@ def test_two_populations_have_a_diagonal(p: float) -> None:
     pairs = set(zip(np.repeat(np.arange(30), np.diff(indptr)).tolist(), targets.tolist(), strict=True))
     assert pairs == plain(p, 30, 130, False, empty, "all")
     assert any(i == j for i, j in pairs)
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [1, 2, 7, 90, 5000])
+def test_pairs_that_share_a_label_are_counted_as_over_all_pairs(draws: int, count: int) -> None:
+    labels = np.random.default_rng(draws).integers(0, count, size=(draws, 300)).astype(np.int32)
+    share = (labels[:, :, None] == labels[:, None, :]).any(axis=0)
+    assert sharing_pairs(labels) == _sharing(_masks(labels)) == int(share.sum()) - 300

@@ -1,6 +1,5 @@
 """Many simulations as the arrays one launch of a CUDA kernel reads and writes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,16 +12,16 @@ from sbi_circuits.engines.base import Protocol
 from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_device import LANES
 from sbi_circuits.engines.cuda_memory import Given, Memory
-from sbi_circuits.engines.cuda_prepare import Prepared
 from sbi_circuits.engines.cuda_signals import ROWS
-from sbi_circuits.engines.setup import Setup
+from sbi_circuits.engines.cuda_stack import Stack
 from sbi_circuits.engines.signals import Sampling, chosen_readouts, sampling
 from sbi_circuits.recording import COUNT_BIN
 
 # Bits of `keep`.
 KEEP_COUNTS, KEEP_MOMENTS, KEEP_SPIKES = 1, 2, 4
-_NEVER = np.iinfo(np.int32).max
-_EXPECTED_RATE = 20.0  # Hz of a recorded cell, for the first guess at how many spikes there will be
+_SHARE = 32  # of the memory, for what blocks keep while they run, and as much for what a batch keeps
+_AT_MOST = 8  # the same of the memory for all batches under way together, however many spikes there were before
+_MORE = 1.25  # room relative to what batches before needed
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Batch:
 
     Args:
         columns: where each number stands.
-        prepared: one per simulation.
+        stack: the simulations.
         protocol: of all of them.
         real: NumPy type of the state.
         threads: of a block, a power of two.
@@ -49,7 +48,7 @@ class Batch:
     """
 
     columns: Columns
-    prepared: Sequence[Prepared]
+    stack: Stack
     protocol: Protocol
     real: Any
     threads: int
@@ -57,55 +56,45 @@ class Batch:
     shared_limit: int
 
     def __len__(self) -> int:
-        return len(self.prepared)
-
-    @cached_property
-    def setups(self) -> list[Setup]:
-        return [p.setup for p in self.prepared]
+        return len(self.stack)
 
     @property
     def keep(self) -> int:
         record = self.protocol.record
         return KEEP_COUNTS * record.counts + KEEP_MOMENTS * record.moments + KEEP_SPIKES * (record.spikes != 0)
 
-    @cached_property
+    @property
     def sizes(self) -> np.ndarray:
         """(B, populations) neurons."""
-        return np.array([[c.size for c in s.cells] for s in self.setups])
+        return self.stack.sizes
 
     @cached_property
     def cells_at(self) -> np.ndarray:
         """(B, populations + 1) place of each population's first cell in arrays over all cells."""
         return np.concatenate([np.zeros((len(self), 1), dtype=np.int64), np.cumsum(self.sizes, axis=1)], axis=1)
 
-    @cached_property
+    @property
     def depth(self) -> int:
         """Time steps whose spikes are kept."""
-        return 1 + max((int(s.delays[-1]) for setup in self.setups for s in setup.synapses), default=0)
-
-    @cached_property
-    def holds(self) -> np.ndarray:
-        """(B, populations) steps from a spike to the first that can follow; the fewest where neurons differ."""
-        return np.array([[max(int(np.min(c.refractory_steps)), 1) for c in s.cells] for s in self.setups])
+        return 1 + int(self.stack.longest.max())
 
     @cached_property
     def capacities(self) -> np.ndarray:
         """(B, populations) most spikes within `depth` steps."""
-        return self.sizes * -(-self.depth // self.holds)
+        return self.sizes * -(-self.depth // self.stack.holds)
 
     @property
     def bins_per_step(self) -> float:
-        return float(self.setups[0].dt / COUNT_BIN)
+        return float(self.stack.dt / COUNT_BIN)
 
     @property
     def whole_bins(self) -> int:
-        setup = self.setups[0]
-        return int((setup.steps - setup.warmup_steps) * self.bins_per_step + 1e-6)
+        return int((self.stack.steps - self.stack.warmup_steps) * self.bins_per_step + 1e-6)
 
     @cached_property
     def rooms(self) -> np.ndarray:
         """(projections,) room for synapses in a block's scratch memory."""
-        largest = np.max([p.bounds for p in self.prepared], axis=0)
+        largest = self.stack.bounds.max(axis=0)
         rooms: np.ndarray = np.where(largest > 0, largest * self.room.synapses + 1, 0).astype(np.int64)
         return rooms
 
@@ -117,13 +106,13 @@ class Batch:
 
     def inputs(self) -> dict[str, np.ndarray]:
         """The arrays a kernel reads."""
-        thresholds, guide, _ = self._tables
-        step_at, step_value = self._shared_inputs()
+        stack, none = self.stack, np.zeros(1, dtype=np.uint32)
+        holds = stack.cell_holds if stack.cell_holds.size else np.zeros((1, 1), dtype=np.int32)
         return {
-            "layout": self._layout(), "plan": self._plan(), "levels": np.stack([p.levels for p in self.prepared]),
-            "reals": np.stack([p.reals for p in self.prepared]),
-            "initial": self._initial(), "labels": self._labels(), "slots": self._slots(), "holds": self._holds(),
-            "step_at": step_at, "step_value": step_value, "thresholds": thresholds, "guide": guide,
+            "layout": self._layout(), "plan": self._plan(), "levels": stack.levels, "reals": stack.reals,
+            "initial": stack.initial, "labels": stack.labels, "slots": self._slots(), "holds": holds,
+            "step_at": stack.step_at, "step_value": stack.step_value,
+            "thresholds": np.concatenate([stack.thresholds, none]), "guide": stack.guide,
             **self.given.arrays(), **({"sampled": self._sampled[0]} if self.columns.outputs else {}),
         }  # fmt: skip
 
@@ -158,7 +147,7 @@ class Batch:
     @cached_property
     def given(self) -> Given:
         """Synapses that the host drew."""
-        return Given.of(self.columns, self.setups, self.real)
+        return Given.of(self.columns, self.stack.drawn, self.real)
 
     def _layout(self) -> np.ndarray:
         c = self.columns
@@ -171,96 +160,44 @@ class Batch:
         return layout
 
     def _plan(self) -> np.ndarray:
-        c, memory = self.columns, self.memory
+        c, memory, stack = self.columns, self.memory, self.stack
         plan = np.zeros((len(self), c.integers), dtype=np.int32)
-        for b, setup in enumerate(self.setups):
-            row = plan[b]
-            row[[at.STEPS, at.WARMUP]] = setup.steps, setup.warmup_steps
-            row[[at.RULE_START, at.RULE_STOP]] = self.prepared[b].rule
-            row[[at.KEY_0, at.KEY_1]] = np.array(setup.keys, dtype=np.uint32).view(np.int32)
-            turn = 0
-            for k, cells in enumerate(setup.cells):
-                row[c.population(k, 0) : c.population(k, at.PER_POPULATION)] = (
-                    cells.size, self.holds[b, k], turn % self.threads, memory.states[b, k], memory.noises[b, k],
-                    memory.untils[b, k], memory.spikes[b, k], self.capacities[b, k], memory.sorts[b, k],
-                    self.cells_at[b, k],
-                )  # fmt: skip
-                turn += -(-cells.size // LANES) * LANES
-            for s in setup.synapses:
-                where = (*self.given.places.get((b, s.number), (0, 0, 0, -1)), *memory.links[b, s.number])
-                row[c.projection(s.number, 0) : c.projection(s.number, at.PER_PROJECTION)] = 1, s.delay_steps, *where
-            for m in range(len(setup.poisson)):
-                row[c.input(m, 0) : c.input(m, at.PER_INPUT)] = self._tables[2][b][m]
+        plan[:, [at.STEPS, at.WARMUP]] = stack.steps, stack.warmup_steps
+        plan[:, [at.RULE_START, at.RULE_STOP]] = stack.rules
+        plan[:, [at.KEY_0, at.KEY_1]] = stack.keys.view(np.int32)
+        turns = np.cumsum(-(-self.sizes // LANES) * LANES, axis=1)
+        for k in range(len(c.parts)):
+            turn = turns[:, k - 1] % self.threads if k else np.zeros(len(self), dtype=np.int64)
+            plan[:, c.population(k, 0) : c.population(k, at.PER_POPULATION)] = np.stack([
+                self.sizes[:, k], stack.holds[:, k], turn, memory.states[:, k], memory.noises[:, k],
+                memory.untils[:, k], memory.spikes[:, k], self.capacities[:, k], memory.sorts[:, k],
+                self.cells_at[:, k],
+            ], axis=1)  # fmt: skip
+        for j in range(len(c.circuit.projections)):
+            plan[:, c.projection(j, 0) : c.projection(j, at.PER_PROJECTION)] = self._projection(j)
+        for m in range(len(c.poisson)):
+            plan[:, c.input(m, 0) : c.input(m, at.PER_INPUT)] = stack.inputs[:, m]
         return plan
 
-    def _holds(self) -> np.ndarray:
-        """Steps from a spike to the first that can follow, of each cell, where cells differ."""
-        if not any(p.refractory_varies for p in self.columns.circuit.populations):
-            return np.zeros((1, 1), dtype=np.int32)
-        holds = np.ones((len(self), int(self.cells_at[:, -1].max())), dtype=np.int32)
-        for b, setup in enumerate(self.setups):
-            steps = np.concatenate([np.broadcast_to(c.refractory_steps, c.size) for c in setup.cells])
-            holds[b, : len(steps)] = np.maximum(steps, 1)
-        return holds
-
-    def _initial(self) -> np.ndarray:
-        initial = np.zeros((len(self), self.columns.start_rows, int(self.sizes.max())), dtype=self.real)
-        for b, setup in enumerate(self.setups):
-            for k, cells in enumerate(setup.cells):
-                for row, variable in self.columns.starts(k):
-                    initial[b, row, : cells.size] = cells.initial[variable]
-        return initial
-
-    def _labels(self) -> np.ndarray:
-        populations = self.columns.circuit.populations
-        rows = self.columns.label_row(len(populations))
-        width = int(self.sizes.max()) if rows else 1
-        # Where a configuration has no labels, no two neurons share one.
-        labels = np.tile(np.arange(width, dtype=np.int32), (len(self), max(rows, 1), 1))
-        for b, setup in enumerate(self.setups):
-            for k, population in enumerate(populations):
-                found = setup.labels.get(population.name)
-                if found is not None:
-                    first = self.columns.label_row(k)
-                    labels[b, first : first + len(found), : found.shape[1]] = found
-        return labels
+    def _projection(self, j: int) -> np.ndarray:
+        """(B, per projection) numbers of projection j; all 0 where it is absent."""
+        rows = np.zeros((len(self), at.PER_PROJECTION), dtype=np.int32)
+        rows[:, at.PRESENT], rows[:, at.DELAY] = 1, self.stack.delays[:, j]
+        rows[:, at.SUM_AT] = -1
+        for (b, number), where in self.given.places.items():
+            if number == j:
+                rows[b, at.ROWS_AT : at.SUM_AT + 1] = where
+        rows[:, at.OWN_AT :] = self.memory.links[:, j]
+        return np.where(self.stack.delays[:, j, None] >= 0, rows, 0)
 
     def _slots(self) -> np.ndarray:
         """Recorded number of each cell, or -1."""
         if not self.keep & KEEP_SPIKES:
             return np.full((1, 1), -1, dtype=np.int32)
         slots = np.full((len(self), int(self.cells_at[:, -1].max())), -1, dtype=np.int32)
-        for b, setup in enumerate(self.setups):
-            slots[b, setup.recorded] = np.arange(len(setup.recorded))
+        rows, numbers = np.nonzero(self.stack.recorded >= 0)
+        slots[rows, self.stack.recorded[rows, numbers]] = numbers
         return slots
-
-    def _shared_inputs(self) -> tuple[np.ndarray, np.ndarray]:
-        """First steps and values of the shared inputs: (B, inputs, entries); past the last, a step never reached."""
-        c = self.columns
-        entries = max((len(s.starts) for setup in self.setups for s in setup.currents), default=0)
-        shape = (len(self), max(c.shared_row(len(c.parts)), 1), max(entries, 1))
-        step_at, values = np.full(shape, _NEVER, dtype=np.int32), np.zeros(shape, dtype=self.real)
-        for b, setup in enumerate(self.setups):
-            for s in setup.currents:
-                k = c.position(s.target)
-                row = c.shared_row(k) + c.parts[k].shared.index(s.name)
-                step_at[b, row, : len(s.starts)], values[b, row, : len(s.starts)] = s.starts, s.values
-        return step_at, values
-
-    @cached_property
-    def _tables(self) -> tuple[np.ndarray, np.ndarray, list[list[tuple[int, ...]]]]:
-        """Thresholds of all Poisson inputs one after another, their guides (B, inputs, 256), and of each simulation
-        and input: first count, driven neurons, mode, where its table is, its length."""
-        guide = np.zeros((len(self), max(len(self.columns.poisson), 1), 256), dtype=np.int32)
-        tables, length = [], 0
-        rows: list[list[tuple[int, ...]]] = [[] for _ in self.setups]
-        for b, prepared in enumerate(self.prepared):
-            for m, table in enumerate(prepared.poisson):
-                thresholds, guide[b, m], numbers = table
-                rows[b].append((*numbers, length, len(thresholds)))
-                tables.append(thresholds)
-                length += len(thresholds)
-        return np.concatenate([*tables, np.zeros(1, dtype=np.uint32)]), guide, rows
 
     def outputs(self, blocks: int) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shapes and types of what a kernel writes and works in, with `blocks` blocks."""
@@ -298,9 +235,39 @@ class Batch:
         return words
 
 
-def first_room(protocol: Protocol, cells: int, simulations: int) -> Room:
-    """A guess at how many spikes will be kept."""
-    wanted = protocol.record.spikes
-    recorded = cells if wanted < 0 else min(wanted, cells)
-    spikes = int(recorded * protocol.duration * _EXPECTED_RATE) + (64 if recorded else 0)
-    return Room(spikes, spikes * simulations)
+@dataclass(frozen=True)
+class Seen:
+    """Spikes kept by batches that have ended: the most of one simulation, and per simulation of a batch."""
+
+    largest: int = 0
+    mean: float = 0.0
+
+    def joined(self, spikes: np.ndarray) -> "Seen":
+        """With the spikes of the simulations of another batch."""
+        return Seen(max(self.largest, int(spikes.max())), max(self.mean, float(spikes.sum()) / len(spikes)))
+
+
+def first_room(stack: Stack, protocol: Protocol, blocks: int, memory: int, seen: Seen, batches: int = 1
+               ) -> Room:  # fmt: skip
+    """Room for spikes, such that hardly any simulation has to run again.
+
+    Scratch memory and what is kept have a share of the device's memory each, and more only where batches that have
+    ended say so; never more than neurons can fire that spike as soon as they may, nor than the device has for as many
+    batches as are under way: the few simulations that fire far more than the others run again.
+
+    Args:
+        stack: simulations.
+        protocol: of all of them.
+        blocks: how many run at a time, at most.
+        memory: of the device, bytes; batches: under way at a time.
+        seen: what earlier batches of the same circuit and protocol kept.
+    """
+    if not protocol.record.spikes:
+        return Room(0, 0)
+    steps = stack.steps - stack.warmup_steps
+    most = stack.recorded_cells * (steps // int(stack.holds.min()) + 1)
+    share, at_most, running = memory // _SHARE // 8, memory // _AT_MOST // batches // 8, min(blocks, len(stack))
+    share = min(share, at_most)
+    spikes = min(most, max(share // running, min(int(_MORE * seen.largest), at_most // running), 1))
+    pool = max(share, min(int(_MORE * seen.mean * len(stack)), at_most), spikes)
+    return Room(spikes, min(spikes * len(stack), pool))

@@ -11,7 +11,9 @@ from sbi_circuits.engines.cuda_device import SIMULATED
 from sbi_circuits.engines.cuda_source import argument_names
 
 # What the simulator is given: as much shared memory as a block has without asking for more, and two blocks.
-_SIMULATED_SHARED, _SIMULATED_BLOCKS = 48 * 1024, 2
+_SIMULATED_SHARED, _SIMULATED_BLOCKS, _SIMULATED_MEMORY = 48 * 1024, 2, 2**28
+SLOTS = 6  # batches under way at a time
+_GROWTH = 1.5  # of a buffer that has to grow: to free one waits for the device
 
 
 class Slot:
@@ -55,18 +57,21 @@ def _view(buffers: dict[str, Any], name: str, shape: tuple[int, ...], dtype: Any
     size, dtype = int(np.prod(shape)), np.dtype(dtype)
     found = buffers.get(name)
     if found is None or found.dtype != dtype or found.size < size:
+        before = 0 if found is None or found.dtype != dtype else found.size
+        del found
         buffers.pop(name, None)
-        found = buffers[name] = new(size + size // 8, dtype=dtype)
+        found = buffers[name] = new(max(size + size // 8, int(_GROWTH * before), 1), dtype=dtype)
     return found[:size].reshape(shape)
 
 
 def launch(kernel: Any, batch: Batch, blocks: int, slot: Slot) -> dict[str, Any]:
     """Queue a batch on a slot's stream; returns the device arrays it will write."""
+    slot.stream.synchronize()  # at once, unless a batch was given up: its copies may still read the host's buffers
     given = {name: slot.upload(name, values) for name, values in batch.inputs().items()}
     given["queue"] = slot.upload("queue", np.zeros(2, dtype=np.int64))
     written = {name: slot.device(name, shape, dtype) for name, (shape, dtype) in batch.outputs(blocks).items()}
     scalars = {
-        "total": len(batch), "dt": batch.setups[0].dt, "bins_per_step": batch.bins_per_step, "keep": batch.keep,
+        "total": len(batch), "dt": batch.stack.dt, "bins_per_step": batch.bins_per_step, "keep": batch.keep,
     }  # fmt: skip
     arrays: Mapping[str, Any] = {**given, **written, **scalars}
     arguments = [arrays[name] for name in argument_names(batch.columns)]
@@ -109,18 +114,30 @@ def shared_memory_limit() -> int:
     return int(cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
 
 
-def resident_blocks(batch: Batch, registers: int) -> int:
-    """How many blocks the device holds at a time: by shared memory, threads, registers and scratch memory."""
+def device_memory() -> int:
+    """Bytes of memory of the device."""
+    if SIMULATED:
+        return _SIMULATED_MEMORY
+    return int(cuda.current_context().get_memory_info()[1])
+
+
+def most_blocks(shared_bytes: int, threads: int, registers: int) -> int:
+    """How many blocks the device holds at a time: by shared memory, threads and registers."""
     if SIMULATED:
         return _SIMULATED_BLOCKS
     device = cuda.get_current_device()
-    by_memory = device.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR // (batch.memory.bytes + 1024)
-    by_threads = device.MAX_THREADS_PER_MULTIPROCESSOR // batch.threads
-    by_registers = device.MAX_REGISTERS_PER_MULTIPROCESSOR // (registers * batch.threads)
+    by_memory = device.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR // (shared_bytes + 1024)
+    by_threads = device.MAX_THREADS_PER_MULTIPROCESSOR // threads
+    by_registers = device.MAX_REGISTERS_PER_MULTIPROCESSOR // (registers * threads)
     per_sm = max(1, min(by_memory, by_threads, by_registers, device.MAX_BLOCKS_PER_MULTIPROCESSOR))
-    # Two batches are under way, each with scratch memory of its own, beside what is read and kept.
-    room = cuda.current_context().get_memory_info()[1] // 4
-    return int(max(1, min(device.MULTIPROCESSOR_COUNT * per_sm, room // scratch_bytes(batch))))
+    return int(device.MULTIPROCESSOR_COUNT * per_sm)
+
+
+def resident_blocks(batch: Batch, registers: int) -> int:
+    """`most_blocks`, or fewer where their scratch memory is more than a batch's share of the device."""
+    # All slots have scratch memory of their own, beside what is read and kept.
+    room = device_memory() // (2 * SLOTS)
+    return max(1, min(most_blocks(batch.memory.bytes, batch.threads, registers), room // scratch_bytes(batch)))
 
 
 def scratch_bytes(batch: Batch) -> int:

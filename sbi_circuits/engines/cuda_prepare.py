@@ -1,7 +1,7 @@
 """One simulation ready to join a batch: its numbers evaluated, in any process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 from sbi_circuits.circuit import AllToAll, Circuit, FixedIndegree, FixedTotal, Independent, OneToOne, Projection
 from sbi_circuits.engines.base import Protocol, Simulation, failure
 from sbi_circuits.engines.cuda_columns import Columns
+from sbi_circuits.engines.cuda_stack import Piece, Prepared, Stack
 from sbi_circuits.engines.kernel_numba import _poisson_table as poisson_table
-from sbi_circuits.engines.setup import Setup, prepare, timestep
+from sbi_circuits.engines.setup import Poisson, Setup, prepare, timestep
 from sbi_circuits.engines.signal_source import readout_invariants
 from sbi_circuits.engines.synapses import Synapses
 from sbi_circuits.engines.wiring import wiring_number
@@ -23,42 +24,18 @@ from sbi_circuits.wiring_rules import PAIR_CLASSES
 _LARGEST_POPULATION = 2**16 - 1
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """One simulation.
-
-    Args:
-        index: of the simulation.
-        setup: without the synapses that the device draws.
-        reals: (reals,) invariants and weights, in the precision of the state.
-        levels: (levels,) of the early-stop rule and the wiring.
-        rule: first step and end of the early-stop window; -1 for none.
-        poisson: of each Poisson input: thresholds, guide, (first count, driven neurons, mode).
-        bounds: (projections,) more synapses than each will have, save once in 1e14 draws.
-        wall_s: time this took.
-    """
-
-    index: int
-    setup: Setup
-    reals: np.ndarray
-    levels: np.ndarray
-    rule: tuple[int, int]
-    poisson: tuple[tuple[np.ndarray, np.ndarray, tuple[int, int, int]], ...]
-    bounds: np.ndarray
-    wall_s: float
-
-
 def prepare_all(columns: Columns, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int], real: Any
-                ) -> list[Prepared | Simulation]:  # fmt: skip
-    """Each simulation, or the failed outcome of a configuration that cannot be."""
-    found: list[Prepared | Simulation] = []
-    for theta, index in zip(thetas, indices, strict=True):
+                ) -> Piece:  # fmt: skip
+    """All simulations that can be, stacked, and the failed outcome of each configuration that cannot."""
+    found: list[Prepared] = []
+    failed: dict[int, Simulation] = {}
+    for row, (theta, index) in enumerate(zip(thetas, indices, strict=True)):
         began = perf_counter()
         try:
             found.append(prepare_one(columns, theta, protocol, seed, index, real))
         except Exception as error:
-            found.append(Simulation(index, failure(error), None, perf_counter() - began))
-    return found
+            failed[row] = Simulation(index, failure(error), None, perf_counter() - began)
+    return Piece(len(indices), Stack.of(columns, found, real) if found else None, failed)
 
 
 def prepare_one(columns: Columns, theta: np.ndarray, protocol: Protocol, seed: int, index: int, real: Any) -> Prepared:
@@ -84,10 +61,21 @@ def prepare_one(columns: Columns, theta: np.ndarray, protocol: Protocol, seed: i
         reals=_reals(columns, setup, real),
         levels=np.concatenate([levels, wiring]),
         rule=rule,
-        poisson=tuple(poisson_table(entry, setup.dt) for entry in setup.poisson),
+        poisson=tuple(_poisson(entry, setup.dt) for entry in setup.poisson),
         bounds=bounds,
         wall_s=perf_counter() - began,
     )
+
+
+def _poisson(entry: Poisson, dt: float) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
+    return _poisson_of(entry.target, entry.driven, entry.sources, entry.rate, dt)
+
+
+@lru_cache(maxsize=64)
+def _poisson_of(target: str, driven: int, sources: int, rate: float, dt: float
+                ) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:  # fmt: skip
+    """The table of an input; simulations with the same numbers share one."""
+    return poisson_table(Poisson(target, "", driven, sources, rate, 0.0), dt)
 
 
 def _rule(circuit: Circuit, setup: Setup, protocol: Protocol) -> tuple[tuple[int, int], tuple[float, float, float]]:

@@ -1,17 +1,21 @@
 """Engine `kernel[cuda]`: batches of simulations on one GPU, a block of threads for each.
 
-Two batches are under way at a time, each with a stream and buffers of its own: while the device runs one, the host
+Some batches are under way at a time, each with a stream and buffers of its own: while the device runs them, the host
 prepares the next and whoever iterates works on the results of the one before. The blocks of a launch stay until its
-queue of simulations is empty, so that one that stops early makes room for the next at once.
+queue of simulations is empty, so that one that stops early makes room for the next at once; where the queue is empty,
+blocks of the next batch take the place of those that end. The results of a batch are read once the batch that comes
+`SLOTS` - 1 later is on the device.
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +25,22 @@ from numba import cuda
 from sbi_circuits.circuit import Circuit
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
 from sbi_circuits.engines.coupling import couplings
-from sbi_circuits.engines.cuda_batch import KEEP_COUNTS, KEEP_MOMENTS, Batch, Room, first_room
+from sbi_circuits.engines.cuda_batch import KEEP_COUNTS, KEEP_MOMENTS, Batch, Room, Seen, first_room
 from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_device import LANES, SIMULATED, require_device
-from sbi_circuits.engines.cuda_launch import Slot, launch, resident_blocks, shared_memory_limit
-from sbi_circuits.engines.cuda_prepare import Prepared, prepare_all, prepare_one
+from sbi_circuits.engines.cuda_launch import (
+    SLOTS,
+    Slot,
+    device_memory,
+    launch,
+    most_blocks,
+    resident_blocks,
+    shared_memory_limit,
+)
+from sbi_circuits.engines.cuda_prepare import prepare_all, prepare_one
 from sbi_circuits.engines.cuda_rate import BATCH, run_one, run_rates
 from sbi_circuits.engines.cuda_source import cuda_source
+from sbi_circuits.engines.cuda_stack import Piece, Stack
 from sbi_circuits.engines.kernel_numba import _STATUS, PRECISIONS, _import_source, _reason
 from sbi_circuits.engines.rate_program import is_rate_circuit, outputs_of
 from sbi_circuits.engines.signals import as_signals
@@ -37,13 +50,18 @@ from sbi_circuits.recording import IntervalMoments, Outcome, PopulationCounts, R
 
 _REGISTERS = 64  # per thread: then an SM of 65,536 registers holds 1024 threads
 _LACKING = 4  # code of a simulation whose synapses did not fit
-_SLOTS = 2
+_THREADS, _AHEAD = 4, 32  # that build recordings (sorting needs no interpreter), and how many wait to be taken
 _PIECE = 32  # simulations a worker prepares at a time
+_AGAIN = 16  # part of the memory for the spikes of simulations that run again
+_RAMP = (4, 2)  # parts of a batch that are launched first, so that the device need not wait for a whole one
 
 
 @dataclass(frozen=True)
 class Launch:
-    """When a kernel ran, in seconds since the engine was made, and what it was given."""
+    """When a kernel ran, in seconds since the engine was made, and what it was given.
+
+    `again` says that its simulations had run before and did not fit.
+    """
 
     began: float
     ended: float
@@ -51,6 +69,7 @@ class Launch:
     blocks: int
     threads: int
     shared_bytes: int
+    again: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +81,8 @@ class _UnderWay:
     slot: Slot
     began: float
     blocks: int
+    key: tuple[Circuit, Protocol]
+    again: bool
 
 
 class CudaEngine(Engine):
@@ -79,7 +100,7 @@ class CudaEngine(Engine):
     """
 
     name = "kernel[cuda]"
-    batch = 8 if SIMULATED else 2048
+    batch = 8 if SIMULATED else 1024
 
     def __init__(
         self,
@@ -95,31 +116,34 @@ class CudaEngine(Engine):
         self.rate_batch = batch or BATCH
         self.batch, self.threads, self.executor = batch or self.batch, threads, executor
         self.launches: list[Launch] = []
-        self._slots = [Slot() for _ in range(_SLOTS)]
+        self._slots = [Slot() for _ in range(SLOTS)]
+        self._spare: list[Slot] = []
+        self._seen: dict[tuple[Circuit, Protocol], Seen] = {}
+        self._until = 0.0
+        self._threads = ThreadPoolExecutor(_THREADS, "recordings")
 
     def run(self, circuit: Circuit, theta: np.ndarray, protocol: Protocol, seed: int, index: int) -> Simulation:
         """See `Engine.run`; a device is used well by `run_batch` only."""
         if is_rate_circuit(circuit):
             return run_one(self, circuit, theta, protocol, seed, index)
         columns = columns_of(circuit, self.single)
-        prepared = prepare_one(columns, theta, protocol, seed, index, self.real)
-        (simulation,) = self._finish(self._launch(columns, [prepared], protocol, self._slots[0]))
+        stack = Stack.of(columns, [prepare_one(columns, theta, protocol, seed, index, self.real)], self.real)
+        (simulation,) = self._finish(self._launch(columns, stack, protocol, self._slots[0]))
         return simulation
 
     def run_batch(
         self, circuit: Circuit, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
     ) -> Iterator[Simulation]:
-        """See `Engine.run_batch`; two batches are under way at a time."""
+        """See `Engine.run_batch`; `SLOTS` batches are under way at a time."""
         if is_rate_circuit(circuit):
             yield from run_rates(self, circuit, thetas, protocol, seed, indices)
             return
         columns = columns_of(circuit, self.single)
-        under_way: deque[tuple[_UnderWay | None, list[Prepared | Simulation]]] = deque()
-        for number, found in enumerate(self._prepared(columns, thetas, protocol, seed, indices)):
-            ready = [p for p in found if isinstance(p, Prepared)]
-            started = self._launch(columns, ready, protocol, self._slots[number % _SLOTS]) if ready else None
-            under_way.append((started, found))
-            if len(under_way) == _SLOTS:
+        under_way: deque[tuple[_UnderWay | None, Piece]] = deque()
+        for number, piece in enumerate(self._prepared(columns, thetas, protocol, seed, indices)):
+            slot = self._slots[number % SLOTS]
+            under_way.append((self._launch(columns, piece.stack, protocol, slot) if piece.stack else None, piece))
+            if len(under_way) == SLOTS:
                 yield from self._results(*under_way.popleft())
         while under_way:
             yield from self._results(*under_way.popleft())
@@ -133,50 +157,72 @@ class CudaEngine(Engine):
         return slot.span(self._slots[0])
 
     def _prepared(self, columns: Columns, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
-                  ) -> Iterator[list[Prepared | Simulation]]:  # fmt: skip
-        """Batches of prepared simulations; an executor is some batches ahead."""
-        def pieces(begin: int, size: int) -> Iterator[tuple[Any, ...]]:
-            for a in range(begin, min(begin + self.batch, len(indices)), size):
-                b = min(a + size, begin + self.batch, len(indices))
+                  ) -> Iterator[Piece]:  # fmt: skip
+        """Batches of prepared simulations; an executor is a batch ahead."""
+        def pieces(begin: int, end: int, size: int) -> Iterator[tuple[Any, ...]]:
+            for a in range(begin, end, size):
+                b = min(a + size, end)
                 yield columns, thetas[a:b], protocol, seed, [int(i) for i in indices[a:b]], self.real
 
-        begins = range(0, len(indices), self.batch)
+        bounds = _bounds(len(indices), self.batch)
         if self.executor is None:
-            yield from ([p for piece in pieces(a, self.batch) for p in prepare_all(*piece)] for a in begins)
+            yield from (prepare_all(*piece) for a, b in bounds for piece in pieces(a, b, self.batch))
             return
         ahead: deque[list[Any]] = deque()
-        for begin in begins:
-            ahead.append([self.executor.submit(prepare_all, *piece) for piece in pieces(begin, _PIECE)])
-            if len(ahead) > _SLOTS:
-                yield [p for future in ahead.popleft() for p in future.result()]
+        for a, b in bounds:
+            ahead.append([self.executor.submit(prepare_all, *piece) for piece in pieces(a, b, _PIECE)])
+            if len(ahead) > 1:
+                yield Piece.join([future.result() for future in ahead.popleft()])
         while ahead:
-            yield [p for future in ahead.popleft() for p in future.result()]
+            yield Piece.join([future.result() for future in ahead.popleft()])
 
-    def _results(self, started: _UnderWay | None, found: list[Prepared | Simulation]) -> Iterator[Simulation]:
+    def _results(self, started: _UnderWay | None, piece: Piece) -> Iterator[Simulation]:
         """Simulations in the order they were asked for."""
-        ran = iter(self._finish(started) if started is not None else ())
-        yield from (p if isinstance(p, Simulation) else next(ran) for p in found)
+        ran = self._finish(started) if started is not None else iter(())
+        yield from (piece.failed[n] if n in piece.failed else next(ran) for n in range(piece.number))
 
-    def _launch(
-        self, columns: Columns, prepared: list[Prepared], protocol: Protocol, slot: Slot, room: Room | None = None
-    ) -> _UnderWay:
-        began = time.perf_counter()
-        cells = max(p.setup.total_cells for p in prepared)
-        batch = Batch(
-            columns=columns,
-            prepared=prepared,
-            protocol=protocol,
-            real=self.real,
-            threads=self.threads or block_size(cells),
-            room=room or first_room(protocol, cells, len(prepared)),
-            shared_limit=shared_memory_limit(),
-        )
+    def _launch(self, columns: Columns, stack: Stack, protocol: Protocol, slot: Slot, room: Room | None = None
+                ) -> _UnderWay:  # fmt: skip
+        began, key = time.perf_counter(), (columns.circuit, protocol)
+        threads = self.threads or block_size(int(stack.sizes.sum(axis=1).max()))
+        batch = Batch(columns, stack, protocol, self.real, threads, room or Room(0, 0), shared_memory_limit())
+        most = most_blocks(batch.memory.bytes, threads, _REGISTERS)
+        if room is None:
+            seen = self._seen.get(key, Seen())
+            batch = replace(batch, room=first_room(stack, protocol, most, device_memory(), seen, SLOTS))
         kernel = load_kernel(columns.circuit, self.single, batch.memory.shared)
         blocks = min(len(batch), resident_blocks(batch, _REGISTERS))
-        return _UnderWay(batch, launch(kernel, batch, blocks, slot), slot, began, blocks)
+        return _UnderWay(batch, launch(kernel, batch, blocks, slot), slot, began, blocks, key, room is not None)
 
-    def _finish(self, run: _UnderWay) -> list[Simulation]:
+    def _finish(self, run: _UnderWay) -> Iterator[Simulation]:
         """Wait for a batch and read what it kept; simulations that did not fit are run again with more room."""
+        batch, kept = run.batch, self._kept(run)
+        began, ended = run.slot.span(self._slots[0])
+        self.launches.append(
+            Launch(began, ended, len(batch), run.blocks, batch.threads, batch.memory.bytes, run.again)
+        )
+        status, now = kept["status"], time.perf_counter()
+        # Batches overlap: each has the time since the one before it had ended.
+        wall, self._until = (now - max(run.began, self._until)) / len(batch), now
+        kept_spikes = np.where(status[:, 0] == 0, status[:, 1], 0)
+        self._seen[run.key] = self._seen.get(run.key, Seen()).joined(kept_spikes)
+        again = np.flatnonzero(does_not_fit(status, batch.room)).tolist()
+        others, chosen = self._run_again(run, again, status) if again else iter(()), set(again)
+        ran = self._built(batch, [b for b in range(len(batch)) if b not in chosen], kept, wall)
+        yield from (next(others if b in chosen else ran) for b in range(len(batch)))
+
+    def _built(self, batch: Batch, rows: list[int], kept: dict[str, np.ndarray], wall: float) -> Iterator[Simulation]:
+        """Simulations of a batch, built by threads some ahead of whoever iterates."""
+        waiting: deque[Future[Simulation]] = deque()
+        for b in rows:
+            waiting.append(self._threads.submit(_simulation, batch, b, kept, wall))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _kept(self, run: _UnderWay) -> dict[str, np.ndarray]:
+        """What a batch left on the device, in buffers of its slot that its next batch uses again."""
         slot, batch = run.slot, run.batch
         names = [n for n, bit in (("counts", KEEP_COUNTS), ("number", KEEP_MOMENTS), ("sums", KEEP_MOMENTS),
                                   ("squares", KEEP_MOMENTS)) if batch.keep & bit]  # fmt: skip
@@ -186,61 +232,83 @@ class CudaEngine(Engine):
         used = min(int(kept["queue"][1]), batch.room.pool)
         kept["spikes"] = slot.download("spikes", run.written["kept"][: max(used, 1)])
         slot.stream.synchronize()
-        began, ended = slot.span(self._slots[0])
-        self.launches.append(Launch(began, ended, len(batch), run.blocks, batch.threads, batch.memory.bytes))
-        wall = (time.perf_counter() - run.began) / len(batch)
-        again = [b for b in range(len(batch)) if _does_not_fit(kept["status"][b], batch.room)]
-        # The host's buffers are used again by the next batch: a recording keeps copies.
-        found = {b: _simulation(batch, b, kept, wall) for b in range(len(batch)) if b not in set(again)}
-        if again:
-            found |= self._run_again(run, again, kept["status"])
-        return [found[b] for b in range(len(batch))]
+        return kept
 
-    def _run_again(self, run: _UnderWay, chosen: list[int], status: np.ndarray) -> dict[int, Simulation]:
-        batch = run.batch
-        spikes = np.maximum(status[chosen, 1], 1)
+    def _run_again(self, run: _UnderWay, chosen: list[int], status: np.ndarray) -> Iterator[Simulation]:
+        """Simulations that did not fit: in a slot of their own, as many now as there is memory for, others later."""
+        share = np.cumsum(np.maximum(status[chosen, 1], 1)) // max(device_memory() // _AGAIN // 8, 1)
+        parts = [[b for b, k in zip(chosen, share, strict=True) if k == number] for number in np.unique(share)]
+        first = self._launched_again(run, parts[0], status)
+        return chain(first, (s for part in parts[1:] for s in self._launched_again(run, part, status)))
+
+    def _launched_again(self, run: _UnderWay, chosen: list[int], status: np.ndarray) -> Iterator[Simulation]:
+        batch, spikes = run.batch, np.maximum(status[chosen, 1], 1)
         room = Room(int(max(spikes.max(), batch.room.spikes)), int(spikes.sum()), batch.room.synapses)
         if (status[chosen, 0] == _LACKING).any():
             room = replace(room, synapses=2 * room.synapses, pool=max(room.pool, room.spikes * len(chosen)))
-        again = self._launch(batch.columns, [batch.prepared[b] for b in chosen], batch.protocol, run.slot, room)
-        return dict(zip(chosen, self._finish(again), strict=True))
+        slot = self._spare.pop() if self._spare else Slot()
+        started = self._launch(batch.columns, batch.stack.take(chosen), batch.protocol, slot, room)
+        return self._last(started)
+
+    def _last(self, started: _UnderWay) -> Iterator[Simulation]:
+        yield from self._finish(started)
+        self._spare.append(started.slot)
 
 
-def _does_not_fit(status: np.ndarray, room: Room) -> bool:
-    code, spikes, _, offset = (int(s) for s in status)
-    return code == _LACKING or (code == 0 and (spikes > room.spikes or offset + spikes > room.pool))
+def _bounds(number: int, batch: int) -> list[tuple[int, int]]:
+    """Begin and end of each batch; the first ones are smaller."""
+    sizes = [max(batch // part, 1) for part in _RAMP]
+    begins = [0]
+    while begins[-1] < number:
+        begins.append(begins[-1] + (sizes.pop(0) if sizes else batch))
+    return [(a, min(b, number)) for a, b in zip(begins[:-1], begins[1:], strict=True)]
+
+
+def does_not_fit(status: np.ndarray, room: Room) -> np.ndarray:
+    """(B,) whether spikes or synapses of a simulation, with its row of `status`, were more than the room for them."""
+    code, spikes, _, offset = status.T
+    found: np.ndarray = (code == _LACKING) | (
+        (code == 0) & ((spikes > room.spikes) | (offset + spikes > room.pool))
+    )
+    return found
 
 
 def _simulation(batch: Batch, b: int, kept: dict[str, np.ndarray], wall: float) -> Simulation:
     """The result of one simulation; its wall time is its share of the batch's, and what preparing it took."""
-    prepared = batch.prepared[b]
-    code = int(kept["status"][b, 0])
+    code, stack = int(kept["status"][b, 0]), batch.stack
     outcome = Outcome(_STATUS[code], _reason(code, batch.columns.circuit))
     recording = _recording(batch, b, kept) if outcome.ok else None
-    return Simulation(prepared.index, outcome, recording, wall + prepared.wall_s)
+    return Simulation(int(stack.indices[b]), outcome, recording, wall + float(stack.walls[b]))
 
 
 def _recording(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> Recording:
-    """What the kernel kept of one simulation; spikes of step n are at n dt."""
-    setup = batch.setups[b]
+    """What the kernel kept of one simulation, copied; spikes of step n are at n dt."""
+    stack = batch.stack
     _, number, _, offset = (int(s) for s in kept["status"][b])
-    # Cell * 2**32 + step: sorted, the spikes of each cell follow one another in time.
     chosen = slice(offset, offset + number) if batch.protocol.record.spikes else slice(0)
-    spikes = np.sort(kept["spikes"][chosen])
-    cells, steps = spikes >> 32, spikes & 0xFFFFFFFF
-    recorded = len(setup.recorded)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=recorded))]) if recorded else np.zeros(1)
+    recorded = stack.recorded[b][stack.recorded[b] >= 0]
+    cells, steps = by_cell(kept["spikes"][chosen])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=len(recorded)))])
+    populations = np.searchsorted(batch.cells_at[b, 1:], recorded, side="right").tolist()
+    names = [p.name for p in batch.columns.circuit.populations]
     return Recording(
-        t0=setup.warmup_steps * setup.dt,
-        t1=setup.steps * setup.dt,
-        times=steps * setup.dt,
-        offsets=offsets,
-        groups=setup.groups(),
+        t0=stack.warmup_steps * stack.dt,
+        t1=stack.steps * stack.dt,
+        times=steps * stack.dt,
+        offsets=offsets if len(recorded) else np.zeros(1),
+        groups=tuple(names[k] for k in populations),
         counts=_counts(batch, b, kept) if batch.keep & KEEP_COUNTS else {},
         moments=_moments(batch, b, kept) if batch.keep & KEEP_MOMENTS else {},
         signals=_signals(batch, b, kept) if "signals" in kept else {},
         meta={"engine": CudaEngine.name},
     )
+
+
+def by_cell(spikes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cells and steps of spikes (cell * 2**32 + step), those of each cell following one another in time."""
+    halves = np.sort(spikes).view(np.uint32).reshape(-1, 2)
+    low = 0 if sys.byteorder == "little" else 1
+    return halves[:, 1 - low], halves[:, low]
 
 
 def _signals(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> dict[str, Signal]:
@@ -250,17 +318,17 @@ def _signals(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> dict[str, Sig
 
 def _counts(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> dict[str, PopulationCounts]:
     return {
-        c.population.name: PopulationCounts(kept["counts"][b, k, : batch.whole_bins].copy(), c.size)
-        for k, c in enumerate(batch.setups[b].cells)
+        p.name: PopulationCounts(kept["counts"][b, k, : batch.whole_bins].copy(), int(batch.sizes[b, k]))
+        for k, p in enumerate(batch.columns.circuit.populations)
     }
 
 
 def _moments(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> dict[str, IntervalMoments]:
-    setup, found = batch.setups[b], {}
-    for k, c in enumerate(setup.cells):
+    dt, found = batch.stack.dt, {}
+    for k, p in enumerate(batch.columns.circuit.populations):
         of = slice(batch.cells_at[b, k], batch.cells_at[b, k + 1])
         number, sums, squares = (kept[n][b, of].astype(np.int64) for n in ("number", "sums", "squares"))
-        found[c.population.name] = IntervalMoments(number, sums * setup.dt, squares * setup.dt**2)
+        found[p.name] = IntervalMoments(number, sums * dt, squares * dt**2)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -111,9 +112,10 @@ class Drawing:
 
     def _random(self, expression: str, projection: Projection, label: str, number: int) -> PerSynapse:
         """The value of an expression; one for each synapse where it calls rand() or randn(), or names a column."""
-        draw = generator(self.seed, self.index, label, projection.name)
+        # Most expressions draw nothing, and a generator costs more than their evaluation.
+        draw = cache(lambda: generator(self.seed, self.index, label, projection.name))
         functions: dict[str, Callable[..., Any]] = {
-            **FUNCTIONS, "rand": lambda: draw.random(number), "randn": lambda: draw.standard_normal(number),
+            **FUNCTIONS, "rand": lambda: draw().random(number), "randn": lambda: draw().standard_normal(number),
         }  # fmt: skip
         value = evaluate(expression, {**self.values, **edge_values(projection)}, functions)
         return np.asarray(value, dtype=float) if np.ndim(value) else float(value)

@@ -11,6 +11,7 @@ from sbi_circuits.engines.intrinsics import trailing_zeros
 from sbi_circuits.engines.philox import WORDS, refill
 
 _SHIFT, _ONE, _LOW = np.uint64(32), np.uint64(1), np.uint64(63)
+_MOST_SETS, _MOST_GROUPS = 3, 2**16  # draws of labels taken together; groups counted without sorting
 
 
 def fixed_total(
@@ -31,7 +32,7 @@ def fixed_total(
         indptr (sources + 1,) and targets (S,) of the rows, ascending.
     """
     masks = _masks(labels) if which else np.zeros((1, 1), dtype=np.uint64)
-    wanted, pairs = _wanted(p, sources, targets, same, masks, which)
+    wanted, pairs = _wanted(p, sources, targets, same, sharing_pairs(labels) if which else 0, which)
     inverted = 2 * wanted > pairs
     bitmap = _draw(pairs - wanted if inverted else wanted, sources, targets, same, masks, which, words, header)
     if inverted:
@@ -44,15 +45,13 @@ def number_to_draw(p: float, sources: int, targets: int, same: bool, labels: np.
 
     Above one half it is cheaper to draw the pairs that are left out. Arguments as for `fixed_total`.
     """
-    masks = _masks(labels) if which else np.zeros((1, 1), dtype=np.uint64)
-    wanted, pairs = _wanted(p, sources, targets, same, masks, which)
+    wanted, pairs = _wanted(p, sources, targets, same, sharing_pairs(labels) if which else 0, which)
     return wanted, wanted - pairs - 1 if 2 * wanted > pairs else wanted
 
 
-def _wanted(p: float, sources: int, targets: int, same: bool, masks: np.ndarray, which: int) -> tuple[int, int]:
-    """Synapses wanted, and pairs of the class."""
+def _wanted(p: float, sources: int, targets: int, same: bool, sharing: int, which: int) -> tuple[int, int]:
+    """Synapses wanted, and pairs of the class; `sharing` pairs share a label."""
     everything = sources * targets - (sources if same else 0)
-    sharing = _sharing(masks) if which else 0
     pairs = (everything, sharing, everything - sharing)[which]
     return min(int(np.ceil(p * pairs)), pairs), pairs
 
@@ -70,8 +69,29 @@ def _masks(labels: np.ndarray) -> np.ndarray:
     return masks
 
 
+def sharing_pairs(labels: np.ndarray) -> int:
+    """Ordered pairs of different neurons that share a label in some draw; labels (draws, N).
+
+    By inclusion and exclusion: the pairs that agree in every draw of a set are counted from the groups that form
+    when those draws are seen as one.
+    """
+    draws, neurons = labels.shape
+    if draws > _MOST_SETS:
+        return _sharing(_masks(labels))
+    count, pairs = int(labels.max()) + 1, 0
+    for chosen in range(1, 2**draws):
+        group, which = np.zeros(neurons, dtype=np.int64), [d for d in range(draws) if chosen >> d & 1]
+        for d in which:
+            group = group * count + labels[d]
+            if group.max() >= _MOST_GROUPS:
+                group = np.unique(group, return_inverse=True)[1]
+        members = np.bincount(group)
+        pairs += (-1) ** (len(which) + 1) * int(members @ members)
+    return pairs - neurons
+
+
 def _sharing(masks: np.ndarray) -> int:
-    """Ordered pairs of different neurons that share a label, counted over the distinct masks."""
+    """The same, counted over the distinct masks."""
     # One word is the common case, and sorting numbers is ten times faster than sorting columns.
     sets, counts = np.unique(masks[0] if len(masks) == 1 else masks, axis=-1, return_counts=True)
     share = np.zeros((len(counts), len(counts)), dtype=bool)
