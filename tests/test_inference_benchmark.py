@@ -5,6 +5,7 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import gamma, kstest, multivariate_normal, norm, poisson, truncnorm
 
+from benchmarks.inference.drawing import row
 from benchmarks.inference.long import Toy, log_evidence, oscillation, spectra
 from benchmarks.inference.report import HEADING, write_results
 from benchmarks.inference.subsets import exact_draws, gaussian_linear_uniform, gaussian_mixture, slcp
@@ -90,3 +91,13 @@ def test_likelihoods_of_the_toys_are_those_they_draw_from() -> None:
     rates = [a * 0.01 * (1 + b * np.sin(2 * np.pi * f * t + phases)) + 1e-9 for a, b, f in theta]
     exact = [logsumexp(poisson(rate).logpmf(x).sum(1)) - np.log(400) for rate in rates]
     assert toy.log_likelihood(theta, x) == pytest.approx(exact, rel=1e-3)
+
+
+def test_two_checkouts_are_compared_pair_by_pair() -> None:
+    """The second takes twice the time of the first whatever the load: the ratio of pairs sees it, medians need not."""
+    load = [0.1, 0.4, 0.2]
+    workers = [lambda job, seed, slow=slow: slow * load[seed] for slow in (1.0, 2.0)]
+    found = row("28 normal | 10,000", workers, repeats=3)  # type: ignore[arg-type]
+    assert found == ["28 normal", "10,000", "0.100", "0.200", "0.200", "0.400", "2.00"]
+    alone = row("28 normal | 10,000", workers[:1], repeats=3)  # type: ignore[arg-type]
+    assert alone == ["28 normal", "10,000", "0.100", "0.200", "", "", ""]
