@@ -9,12 +9,12 @@ Counting, for N neurons, R spikes/s each, S targets a neuron, h steps/s, E Poiss
 of a block:
     instructions: N h u (update) + 32 W h b (bookkeeping of every warp) + 5 N R S (delivery) + 33 N E (random words)
     bytes of device memory: 2 N R S (targets), 40 N R (moments); state and random words stay on the chip
-For adex_clustered at its check configuration (N 2000, R 24, S 126, h 5000, E 820, W 8) the machine code for sm_90 has
-u = 80 instructions in the loop over neurons, and 1,180 outside of loops, of which a step runs some b = 700 (an
-estimate: the others are of absent projections, refills and the early stop): 8.0e8 + 9.0e8 + 3e7 + 5e7 thread
-instructions and 1.4e7 bytes a simulated second. An H200 issues 132 x 4 x 32 x 1.98 GHz = 3.3e13 thread instructions
-and moves 4.3e12 bytes a second (copy, measured): at most 1.9e4 simulated seconds a second by instructions and 3e5 by
-memory. Four blocks of 256 threads share an SM and hide one another's barriers (seven a step) and memory latency.
+For adex_clustered at its check configuration (N 2000, R 24, S 126, h 5000, E 820, W 8) an H100 counted 1,575
+instructions of a warp a step (64 for each of 8 neurons, the others bookkeeping, deliveries and Poisson inputs): 2.0e9
+thread instructions and 1.4e7 bytes a simulated second. It issues 132 x 4 x 32 x 1.98 GHz = 3.3e13 thread instructions
+a second: at most 1.6e4 simulated seconds a second by instructions, 2e5 by memory (an H200: 3e5). Measured: 7.9e3; what
+is lost is waiting, for barriers (five a step, three where no spike is on its way) and for rows in device memory, which
+four blocks of 256 threads on an SM hide from one another in part.
 """
 
 from sbi_circuits.circuit import AllToAll, FixedIndegree, FixedTotal, Independent, OneToOne
