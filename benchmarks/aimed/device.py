@@ -4,7 +4,8 @@ One process drives the device; workers prepare its simulations and measure what 
 that no recording is written. OUT gets a file for each round (`packed.py`), written anew every minute while it is under
 way, and `candidates.safetensors`: what the next rounds aim with. `--start FOLDER` goes on from the candidates (and
 rounds) of an earlier run; that file alone is enough. At the end of the time, or after ctrl-C, nothing new begins and
-everything simulated is measured and written.
+everything that came back is measured and written. Some 6,000 simulations are under way at a time and come back in
+order, and the slowest take minutes (see RESULTS.md): a run of less than an hour loses much of what it simulates.
 """
 
 import argparse
