@@ -31,8 +31,8 @@ def posterior(rows: int) -> Posterior:
 class Apart(Members):
     """Three members, each normal with sd 1e-3, at z = -1, 0 and 1."""
 
-    def draw(self, member: int, noise: Tensor, inputs: Tensor, row: Tensor | None = None) -> Tensor:
-        return member - 1.0 + 1e-3 * noise
+    def draw_members(self, members: slice, noise: Tensor, inputs: Tensor, row: Tensor | None = None) -> Tensor:
+        return torch.arange(members.start, members.stop)[:, None, None] - 1.0 + 1e-3 * noise
 
     def log_prob(self, z: Tensor, inputs: Tensor) -> Tensor:
         away = (z - torch.tensor([-1.0, 0.0, 1.0], dtype=z.dtype)[:, None, None]) / 1e-3
