@@ -41,3 +41,8 @@ def kernel_keys(seed: int, index: int) -> tuple[int, int]:
     """Two 32-bit Philox4x32 key words of one simulation."""
     key = stream_key(seed, index, "kernel")
     return key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF
+
+
+def measuring_seed(seed: int, index: int) -> int:
+    """Seed of the measurement of one simulation (cells are assigned to channels at random)."""
+    return stream_key(seed, index, "measure") >> 65

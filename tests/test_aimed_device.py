@@ -20,13 +20,12 @@ from benchmarks.aimed.settings import TABLES, channels
 from benchmarks.aimed.shipping import chosen
 from benchmarks.aimed.shipping import main as ship
 from benchmarks.aimed.tables import table_of
-from sbi_circuits.campaign.unit import measuring_seed
 from sbi_circuits.circuit import Circuit
 from sbi_circuits.demo import demo_table
 from sbi_circuits.engines import Engine, Protocol, Simulation
 from sbi_circuits.errors import TableError
 from sbi_circuits.recording import Outcome, PopulationCounts, Recording
-from sbi_circuits.seeds import generator
+from sbi_circuits.seeds import generator, measuring_seed
 from sbi_circuits.table import MemoryTable, Table
 
 VIEW = "adex_clustered_channels"

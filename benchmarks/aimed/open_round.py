@@ -17,7 +17,7 @@ from sbi_circuits.digests import digest
 from sbi_circuits.engines import Protocol, Simulation
 from sbi_circuits.features import UNDEFINED
 from sbi_circuits.recording import Outcome
-from sbi_circuits.seeds import stream_key
+from sbi_circuits.seeds import measuring_seed
 from sbi_circuits.table_rows import Manifest
 
 
@@ -50,7 +50,7 @@ class OpenRound:
         """The next simulation, in order; its recording is measured elsewhere."""
         recording, future = simulation.recording, None
         if simulation.outcome.ok and recording is not None:
-            future = workers.measure(recording, self.wanted, _measuring_seed(self.seed, simulation.index))
+            future = workers.measure(recording, self.wanted, measuring_seed(self.seed, simulation.index))
         self._found.append((simulation.outcome, simulation.wall_s, future))
 
     def collect(self, wait: bool = False, most: int | None = None) -> None:
@@ -98,11 +98,6 @@ class OpenRound:
         said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
         return (f"round {self.number}: {self.measured} simulations of {len(self.z)} ({said}), {whole:.0f} simulated "
                 "seconds")  # fmt: skip
-
-
-def _measuring_seed(seed: int, index: int) -> int:
-    """That of a campaign (`campaign.unit.measuring_seed`), which needs packages that a device's machine lacks."""
-    return stream_key(seed, index, "measure") >> 65
 
 
 def _manifest(circuit: Circuit, wanted: Wanted, protocol: Protocol, engine: str, seed: int, kernels: Kernels,

@@ -1,6 +1,6 @@
 """Rounds that a device simulated: one file each, every configuration once, beside it what was measured in every view.
 
-A table for each view would repeat the configurations, and 64 MiB is what a lent machine gives back in one command.
+A table for each view would repeat the configurations, and take twice the room.
 Configurations are kept as unbounded coordinates in single precision, which is exactly what was simulated.
 """
 

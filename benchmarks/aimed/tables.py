@@ -16,9 +16,9 @@ import numpy as np
 from benchmarks.aimed.kernels import Kernels, standard_normal
 from benchmarks.aimed.packed import packed_rounds, packed_table
 from benchmarks.aimed.settings import TABLES, Wanted
-from sbi_circuits.campaign.unit import measuring_seed
 from sbi_circuits.demo import TABLE, demo_table
 from sbi_circuits.inference.weights import balance_weights
+from sbi_circuits.seeds import measuring_seed
 from sbi_circuits.table import MemoryTable, Table, concat
 from sbi_circuits.table_recordings import FOLDER, Recordings
 from sbi_circuits.table_rows import ROW_FIELDS, Rows

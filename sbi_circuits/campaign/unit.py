@@ -20,7 +20,7 @@ from sbi_circuits.engines import ENGINES, Engine, Protocol, Simulation
 from sbi_circuits.engines.base import failure
 from sbi_circuits.features import UNDEFINED, FeatureSet, FeatureValues
 from sbi_circuits.recording import Outcome
-from sbi_circuits.seeds import stream_key
+from sbi_circuits.seeds import measuring_seed
 from sbi_circuits.table import Rows
 from sbi_circuits.table_recordings import Recordings, write_recordings
 
@@ -227,11 +227,6 @@ def _measured(job: Job, simulation: Simulation) -> tuple[Outcome, FeatureValues,
             if job.recordings is not None and index % job.keep_every == 0:
                 write_recordings(job.recordings, {index: simulation.recording})
     return outcome, measured, simulation.wall_s + perf_counter() - began
-
-
-def measuring_seed(seed: int, index: int) -> int:
-    """Seed of the measurement of one simulation (cells are assigned to channels at random)."""
-    return stream_key(seed, index, "measure") >> 65
 
 
 def _undefined(feature_set: FeatureSet) -> FeatureValues:

@@ -17,8 +17,9 @@ from sbi_circuits.errors import SbiCircuitsError
 
 SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
 # Threads that walk one row of synapses together: a warp, or two of the simulator's few threads.
-_PREFETCH = "prefetch.global.L1"
 LANES, LANE_BITS = (2, 1) if SIMULATED else (32, 5)
+
+_PREFETCH = "prefetch.global.L1"  # a PTX instruction, which numba has no function for
 
 # One simulation is a grid of one block: the warning that this leaves a device idle helps nobody.
 _settings: Any
