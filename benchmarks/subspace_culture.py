@@ -3,16 +3,19 @@
 import time
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from typing import Any
 
 from sbi_circuits.cultures import culture
 from sbi_circuits.demo import demo_table
 from sbi_circuits.ensemble import Ensemble, build_ensemble
 from sbi_circuits.inference import Posterior, TrainingData, load_posterior
+from sbi_circuits.nearby import nearby_ensemble
 from sbi_circuits.results import load_ensemble, save_ensemble
 from sbi_circuits.subspace import Growth, Plan, Runner, analyse, grow, save_subspace
 
 PLAN = Plan(members=8, paths=5, points=7, walks=3, steps=4)
-_FIRST = 16  # draws of the posterior
+_FIRST = 16  # draws of the posterior, where it stands alone
+_NEARBY = 100  # verified around the nearest simulations of the shipped table, before the ensemble grows
 _BATCH = 64
 
 
@@ -38,7 +41,8 @@ def culture_day(folder: Path, name: str, day: int, well: str, n: int, workers: i
     Args:
         folder: of the results; a run that was interrupted goes on there.
         name: of the posterior, or its folder.
-        table: whether the surrogate may learn from the shipped table, which the posterior was trained on.
+        table: whether the first configurations may come from around the nearest simulations of the shipped table, as
+            `infer` draws them, and the surrogate may learn from it.
     """
     source, clock = load_posterior(name), Clock()
     known = TrainingData.from_table(demo_table()) if table else None
@@ -55,8 +59,12 @@ def _grown(
     if path.exists():
         ensemble = load_ensemble(path)
     else:
-        ensemble = build_ensemble(source, culture(day, well), _FIRST, max_draws=_FIRST, seed=3, workers=workers,
-                                  progress=False)  # fmt: skip
+        options: dict[str, Any] = {"seed": 3, "workers": workers, "progress": False}
+        if known is None:
+            ensemble = build_ensemble(source, culture(day, well), _FIRST, max_draws=_FIRST, **options)
+        else:
+            ensemble = nearby_ensemble(source, culture(day, well), demo_table(), min(_NEARBY, n), **options)
+        save_ensemble(ensemble, path)
         clock.say(f"{int(ensemble.verified.sum())} of {len(ensemble.theta)} draws verified")
 
     def report(growth: Growth, so_far: Ensemble) -> None:

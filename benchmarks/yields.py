@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.aimed.judge import held_out
-from benchmarks.aimed.posterior import PER_KIND
+from benchmarks.aimed.posterior import PER_KIND, PER_KIND_OF
 from benchmarks.aimed.posterior import SEED as SPLIT_SEED
 from sbi_circuits.cultures import DAYS
 from sbi_circuits.demo import demo_table
@@ -36,7 +36,7 @@ from sbi_circuits.table import BaseTable, MemoryTable, Table, replace_file
 from sbi_circuits.verification import AGAINST, judge
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "cultures"
-KEPT = Path(__file__).with_name("aimed") / "kept" / "adex_clustered.parquet"
+KEPT = Path(__file__).with_name("aimed") / "kept"
 UNSEEN = ("A2", "A6", "B1", "B6", "C4", "C8", "D5", "E4", "F1", "F6")
 OTHERS = ("A1", "A4", "A8", "B2", "B3", "B5", "B7", "B8", "C1", "C3")
 HEADING = "## Verified yield of recordings"
@@ -50,16 +50,16 @@ def recordings() -> list[tuple[str, Path, str | None]]:
     return [*plate[:8], ("human iPSC network", RECORDINGS / "hipsc_tc75_d41.npz", None), *plate[8:]]
 
 
-def simulated(n: int) -> tuple[list[tuple[str, WindowedFeatures]], MemoryTable]:
-    """Held-out simulations of the shipped posterior, split off as its card's were, of every kind; and the others.
+def simulated(n: int, name: str) -> tuple[list[tuple[str, WindowedFeatures]], MemoryTable]:
+    """Held-out simulations of a shipped posterior, split off as its card's were, of every kind; and the others.
 
     Raises:
         InferenceError: a posterior of another table.
     """
-    table = Table.load_file(KEPT)
-    if load_card("adex_clustered").training["table_digest"] != table.digest:
-        raise InferenceError(f"the shipped posterior was trained on another table than {KEPT.name}")
-    rest, held, kinds = held_out(table, PER_KIND, SPLIT_SEED)
+    table = Table.load_file(KEPT / f"{name}.parquet")
+    if load_card(name).training["table_digest"] != table.digest:
+        raise InferenceError(f"posterior {name} was trained on another table than the one kept in {KEPT.name}")
+    rest, held, kinds = held_out(table, PER_KIND_OF.get(name, PER_KIND), SPLIT_SEED)
     names = np.unique(kinds)
     rows = np.concatenate([np.flatnonzero(kinds == kind)[: -(-n // len(names))] for kind in names])[:n]
     seen = [summarise([FeatureValues(held.values[k], held.states[k])]) for k in rows]
@@ -129,7 +129,7 @@ def report(found: list[dict[str, Any]], posterior: str, draw: str) -> str:
 def main(folder: Path, posterior: str, draws: int, draw: str, workers: int, most: int, n_simulated: int,
          write_it: bool) -> None:  # fmt: skip
     trained, found = load_posterior(posterior), []
-    given, table = simulated(n_simulated) if n_simulated else (observations(trained, most), demo_table())
+    given, table = simulated(n_simulated, posterior) if n_simulated else (observations(trained, most), demo_table())
     for name, seen in given:
         found.append(measure(trained, name, seen, draws, folder, workers, table if draw == "nearby" else None))
         print(f"{name}: {found[-1]['yield']}, {found[-1]['reach'][:60]}", flush=True)

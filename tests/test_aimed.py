@@ -10,7 +10,7 @@ from tiny import tiny_posterior, tiny_table
 from benchmarks.aimed.cultures import measured
 from benchmarks.aimed.judge import held_out, judge, kinds
 from benchmarks.aimed.kernels import Kernels, around, standard_normal
-from benchmarks.aimed.posterior import PER_KIND, SEED, make
+from benchmarks.aimed.posterior import PER_KIND, PER_KIND_OF, SEED, make
 from benchmarks.aimed.rounds import Candidates, choose, run, targets_of
 from benchmarks.aimed.settings import HELD_OUT_WELLS, TABLES, Settings, Wanted, channels
 from benchmarks.aimed.tables import table_of
@@ -180,5 +180,5 @@ def test_the_tables_behind_the_posteriors_are_kept(name: str) -> None:
 
 
 def _windows_held(table: MemoryTable, name: str) -> int:
-    rest, _, _ = held_out(table, PER_KIND, SEED)
+    rest, _, _ = held_out(table, PER_KIND_OF.get(name, PER_KIND), SEED)
     return table.counts()["ok"] - rest.counts()["ok"]

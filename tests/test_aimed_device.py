@@ -145,7 +145,7 @@ def test_tables_join_the_rounds_of_a_device_with_those_that_are_kept(
 ) -> None:
     whole = Plan(workers=1, minutes=5.0, rounds=1)
     monkeypatch.setattr(device, "make_engine", lambda *rest: Toy())
-    run(tmp_path, replace(whole, first=replace(whole.first, per_round=8)))
+    run(tmp_path, replace(whole, first=replace(whole.first, per_round=8, seed=40270)))
     (made,) = packed_rounds(tmp_path)
     ok = int((made.outcome == "ok").sum())
     assert ok
@@ -154,6 +154,12 @@ def test_tables_join_the_rounds_of_a_device_with_those_that_are_kept(
         assert len(joined) == len(kept) + more and (joined.rows.weight > 0).all()
         fresh = joined.rows.take(joined.rows.seed == made.seed)
         assert len(fresh) == more and np.isin(made.manifests[VIEW].prior.constrain(made.z), fresh.theta).all()
+
+
+def test_rounds_that_a_kept_table_holds_are_not_joined_twice() -> None:
+    kept = Table.load_file(KEPT / "adex_clustered.parquet")
+    assert packed_rounds(KEPT / "rounds")
+    assert table_of(KEPT / "rounds", TABLES["adex_clustered"]).digest == kept.digest
 
 
 class Silent(Toy):

@@ -2,8 +2,8 @@
 
 Any features, in windows of any length: a simulation of 120 s is one row of a table of 120 s, and two of one of 60 s,
 which the shipped table of bursts then joins. Every row carries its weight, prior over the mixture that all rounds drew
-from together. Where FOLDER holds rounds of a device (`device.py`), their table is joined to the one in `kept/`, each
-with weights of its own mixture.
+from together. Where FOLDER holds rounds of a device (`device.py`), what the table in `kept/` does not hold of theirs is
+joined to it, each with weights of its own mixture.
 """
 
 import argparse
@@ -45,7 +45,10 @@ def table_of(folder: Path, wanted: Wanted) -> MemoryTable:
     if not of_device:
         return _of_rounds(folder, wanted)
     before = Table.load_file(KEPT / f"{wanted.name}.parquet")
-    return concat([before, packed_table(of_device, wanted.name)])
+    more = packed_table(of_device, wanted.name)
+    known = set(zip(before.rows.seed.tolist(), before.rows.index.tolist(), strict=True))
+    fresh = np.array([key not in known for key in zip(more.rows.seed.tolist(), more.rows.index.tolist(), strict=True)])
+    return concat([before, MemoryTable(more.manifest, more.rows.take(fresh))]) if fresh.any() else before
 
 
 def _of_rounds(folder: Path, wanted: Wanted) -> MemoryTable:
