@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "sbi_circuits"
 ORDER = (
-    "data", "errors", "digests", "units", "seeds", "prior", "circuit", "recording", "readers",
+    "data", "errors", "digests", "units", "seeds", "regression", "prior", "circuit", "recording", "readers",
     "engines", "simulation", "features", "cultures", "observation_file", "table", "campaign", "inference",
     "verification", "ensemble", "nearby", "aimed_round", "results", "calibration", "comparison", "estimators",
     "gradients", "subspace", "connectome", "plots", "report", "demo", "cli",
@@ -21,7 +21,8 @@ PARTS = {  # modules that one layer is split into
     "circuit_stimuli": "circuit", "circuit_values": "circuit", "cli_calibrate": "cli", "cli_campaign": "cli",
     "cli_circuits": "cli", "cli_connectome": "cli", "cli_features": "cli", "cli_infer": "cli",
     "cli_simulate": "cli", "cli_subspace": "cli", "cli_table": "cli",
-    "projection_checks": "circuit", "recording_concerns": "recording", "report_page": "report",
+    "nearby_choice": "nearby", "nearby_known": "nearby", "projection_checks": "circuit",
+    "recording_concerns": "recording", "report_page": "report",
     "table_compact": "table", "table_digest": "table", "table_export": "table", "table_files": "table",
     "table_info": "table", "table_parts": "table", "table_recordings": "table", "table_rows": "table",
     "verification_spread": "verification", "wiring_rules": "circuit",

@@ -9,8 +9,9 @@ from tiny import CIRCUIT, FEATURES, PRIOR, THETA, TinyEngine, tiny_observation, 
 
 from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.errors import InferenceError
-from sbi_circuits.features import UNDEFINED
+from sbi_circuits.features import UNDEFINED, WindowedFeatures
 from sbi_circuits.nearby import DRAWN, OUT_OF_REACH, Known, Nearby, distances, nearby_ensemble, reach
+from sbi_circuits.nearby_choice import Expectation, likely
 from sbi_circuits.results import load_ensemble, save_ensemble
 from sbi_circuits.table import MemoryTable
 from sbi_circuits.table_rows import Rows
@@ -100,7 +101,7 @@ def test_an_ensemble_loads_as_it_was_and_goes_on(tmp_path: Path, monkeypatch: py
 def test_it_stops_when_there_are_enough_and_workers_do_not_matter() -> None:
     found = [nearby_ensemble(tiny_posterior(), X, memory(), 3, seed=3, engine="tiny", progress=False, workers=w)
              for w in (1, 2)]  # fmt: skip
-    assert len(found[0].theta) == 12 and found[0].verified.sum() < 12
+    assert len(found[0].theta) == 12 and found[0].verified.sum() >= 3
     np.testing.assert_array_equal(found[0].theta, found[1].theta)
     np.testing.assert_array_equal(found[0].values, found[1].values)
 
@@ -111,7 +112,7 @@ def test_time_ends_it_after_the_first_batch() -> None:
 
 
 def test_kernels_stay_inside_the_prior_and_near_their_centres() -> None:
-    """Systematic: a centre of weight w gives within one of n w draws; the widest kernel is a quarter as wide."""
+    """Systematic: a centre of weight w gives within one of n w draws; the widest kernel is half as wide."""
     known = Known.of_table(memory(), tiny_posterior().encoder)
     away = distances(known, X, tiny_posterior().encoder)
     kernels = Nearby.fit(PRIOR, known, away, k=10)
@@ -119,7 +120,7 @@ def test_kernels_stay_inside_the_prior_and_near_their_centres() -> None:
     assert PRIOR.contains(theta).all()
     gap = PRIOR.unconstrain(theta)[:, None] - kernels.centres[None]
     scaled = np.linalg.norm(np.linalg.solve(kernels.factor, gap.reshape(-1, 3).T), axis=0).reshape(400, -1)
-    assert np.quantile(scaled.min(1), 0.99) < 0.25 * 3.4  # 99 % of a normal in 3 dimensions lie within 3.37
+    assert np.quantile(scaled.min(1), 0.99) < 0.5 * 3.4  # 99 % of a normal in 3 dimensions lie within 3.37
     np.testing.assert_array_equal(theta, kernels.sample(400, seed=1))
 
 
@@ -134,3 +135,44 @@ def test_bad_requests_end_in_a_line_that_says_why() -> None:
     with pytest.raises(InferenceError, match="needs 3 that ran to their end"):
         nearby_ensemble(tiny_posterior(), X, few, engine="tiny", progress=False)
     assert CIRCUIT.name == "tiny" and FEATURES.width > 10
+
+
+def expectation(table: MemoryTable, x: WindowedFeatures = X) -> Expectation:
+    known = Known.of_table(table, tiny_posterior().encoder)
+    found = Expectation.fit(known, x, tiny_posterior().encoder, PRIOR.unconstrain(THETA)[None], 4)
+    assert found is not None
+    return found
+
+
+def test_those_expected_to_agree_lie_nearer_to_what_was_observed() -> None:
+    """In the two parameters that the features tell; negative control: not where configurations are exchanged."""
+    ran = int((memory().rows.outcome == "ok").sum())
+    z = PRIOR.unconstrain(PRIOR.sample(2000, seed=5))
+    away = np.abs(z - PRIOR.unconstrain(THETA))[:, :2].mean(1)
+    gaps = []
+    for order in (np.arange(ran), np.random.default_rng(0).permutation(ran)):
+        chance = expectation(ordered(order)).log_chance(z)
+        assert np.isfinite(chance).all() and (chance <= 0).all()
+        gaps.append(away[likely(chance, 50, np.random.default_rng(1))].mean())
+    assert gaps[0] < 0.5 * away.mean() and gaps[1] > 0.75 * away.mean()
+
+
+def test_those_that_would_fail_are_not_likely() -> None:
+    """Where nothing is observed only surviving counts; negative control: outcomes exchanged among the simulations."""
+    rows = memory().rows
+    unseen = replace(X, states=np.full_like(X.states, UNDEFINED))
+    z, ok = PRIOR.unconstrain(rows.theta), rows.outcome == "ok"
+    assert 10 < ok.sum() < len(ok) - 10
+    mixed = np.random.default_rng(0).permutation(len(ok))
+    exchanged = MemoryTable(memory().manifest, replace(rows, theta=rows.theta[mixed]))
+    honest, control = (np.exp(expectation(table, unseen).log_chance(z)) for table in (memory(), exchanged))
+    assert honest[ok].mean() - honest[~ok].mean() > 0.3 > 0.1 > abs(control[ok].mean() - control[~ok].mean())
+
+
+def test_without_enough_simulations_nothing_is_expected() -> None:
+    few = MemoryTable(memory().manifest, memory().rows.take(np.arange(12)))
+    encoder = tiny_posterior().encoder
+    known = Known.of_table(few, encoder)
+    assert Expectation.fit(known, X, encoder, PRIOR.unconstrain(THETA)[None], 4) is None
+    found = drawn(few, max_draws=4)
+    assert len(found.theta) == 4

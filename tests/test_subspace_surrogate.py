@@ -10,9 +10,9 @@ from tiny import THETA, tiny_ensemble, tiny_posterior, tiny_table
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import DEFINED
 from sbi_circuits.inference import TrainingData
+from sbi_circuits.regression import Regression
 from sbi_circuits.subspace.density import log_density, unbounded
 from sbi_circuits.subspace.paths import density_paths, ensemble_paths
-from sbi_circuits.subspace.regression import Regression
 from sbi_circuits.subspace.resimulate import SCREENED, Runner, in_reach, resimulate_like, screened
 from sbi_circuits.subspace.routes import chains
 from sbi_circuits.subspace.surrogate import Refined, Surrogate, learn

@@ -1,5 +1,6 @@
 """Invariant subspaces: the configurations that one observation leaves possible, their directions, paths and proofs."""
 
+from sbi_circuits.regression import Regression
 from sbi_circuits.subspace.between import Comparison, compare_subspaces, energy_distance
 from sbi_circuits.subspace.conditioning import Condition, Conditional, Conditioner, condition
 from sbi_circuits.subspace.density import Density, gradient, hessian, log_density, score, unbounded
@@ -45,7 +46,6 @@ from sbi_circuits.subspace.proof import (
     prove_paths,
     prove_walks,
 )
-from sbi_circuits.subspace.regression import Regression
 from sbi_circuits.subspace.report import Plan, SubspaceReport, analyse, loadings, path_ends
 from sbi_circuits.subspace.resimulate import (
     FeatureChange,

@@ -18,8 +18,8 @@ from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import DEFINED
 from sbi_circuits.inference import TrainingData
 from sbi_circuits.prior import Prior
+from sbi_circuits.regression import Regression
 from sbi_circuits.subspace.density import Density, unbounded
-from sbi_circuits.subspace.regression import Regression
 from sbi_circuits.subspace.resimulate import SCREENED, feature_unit
 
 _ROWS = 800  # nearest the members, that are learned from

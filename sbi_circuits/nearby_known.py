@@ -1,0 +1,112 @@
+"""Simulations that there are, and how far each lies from an observation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sbi_circuits.features import DEFINED, WindowedFeatures
+from sbi_circuits.inference.encode import FeatureEncoder
+from sbi_circuits.prior import Prior
+from sbi_circuits.table import BaseTable
+from sbi_circuits.verification_spread import deviations
+
+OUT_OF_REACH = "out of reach of the circuit"
+LEAST_WINDOWS = 3  # that tell how much a feature varies
+_FAR = 30.0
+SMALLEST = 0.05  # unit of a feature that hardly varies, in scales of the table
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Draws (M, P), and features, states (M, R, F) and outcomes (M, R) of their simulations."""
+
+    theta: np.ndarray
+    values: np.ndarray
+    states: np.ndarray
+    outcomes: np.ndarray
+
+    def followed_by(self, other: "Batch") -> "Batch":
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Batch(*(np.concatenate(pair) for pair in pairs))
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Configurations that were simulated, unbounded z.
+
+    Args:
+        z, x, defined: (n, P), (n, F) scaled features, and whether they are defined, of those that ran to their end.
+        seeds: (n,) simulations behind each.
+        failed: (k, P) those that did not.
+    """
+
+    z: np.ndarray
+    x: np.ndarray
+    defined: np.ndarray
+    seeds: np.ndarray
+    failed: np.ndarray
+
+    @classmethod
+    def of_table(cls, table: BaseTable, encoder: FeatureEncoder) -> "Known":
+        """The simulations of a table."""
+        rows = table.read()
+        ok, z = rows.outcome == "ok", table.prior.unconstrain(rows.theta)
+        values, states = rows.values[ok], rows.states[ok]
+        return cls(z[ok], encoder.scaled(values, states), states == DEFINED, np.ones(int(ok.sum())), z[~ok])
+
+    def joined(self, batch: Batch, prior: Prior, encoder: FeatureEncoder) -> "Known":
+        """With the configurations of a batch, their features averaged over the seeds."""
+        ran, z = (batch.outcomes == "ok").all(1), prior.unconstrain(batch.theta)
+        x, defined = encoder.scaled(batch.values[ran], batch.states[ran]), batch.states[ran] == DEFINED
+        n = defined.sum(1)
+        mean = np.where(defined, x, 0.0).sum(1) / np.maximum(n, 1)
+        seeds = np.full(int(ran.sum()), float(defined.shape[1]))
+        new = z[ran], mean, 2 * n > defined.shape[1], seeds, z[~ran]
+        return Known(*(np.concatenate(pair) for pair in zip(vars(self).values(), new, strict=True)))
+
+
+def differences_in_sd(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> np.ndarray:
+    """Differences of simulations from an observation: (n, f) over the f features that the observation defines.
+
+    In the standard deviation of a single window about the mean of all: what one simulation of the circuit behind the
+    recording would show. At most 30, which is also what counts where a simulation does not define a feature. A
+    recording of fewer than three windows does not tell how features vary: there the unit is the scale of the table.
+    """
+    windows = encoder.scaled(seen.window_values, seen.window_states)
+    there, compared = seen.window_states == DEFINED, seen.states == DEFINED
+    squares, freedom = deviations(windows, there)
+    m = np.maximum(there.sum(0), 1)
+    target = np.where(there, windows, 0.0).sum(0) / m
+    unit = np.sqrt(np.where(freedom + 1 >= LEAST_WINDOWS, squares / np.maximum(freedom, 1) * (1.0 + 1.0 / m), 1.0))
+    away = np.minimum(np.abs(known.x - target) / np.maximum(unit, SMALLEST), _FAR)
+    return np.asarray(np.where(known.defined, away, _FAR)[:, compared])
+
+
+def distances(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> np.ndarray:
+    """How far simulations lie from an observation: (n,).
+
+    The root mean square of `differences_in_sd`, and half of the largest: a configuration is verified or not by the
+    feature that differs most.
+    """
+    away = differences_in_sd(known, seen, encoder)
+    if not away.shape[1]:
+        return np.zeros(len(known.z))
+    return np.asarray(np.sqrt((away**2).mean(1)) + 0.5 * away.max(1))
+
+
+def reach(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder, names: Sequence[str], bound: float) -> str:
+    """One line: how many simulations agree with a recording in every feature it defines, or what keeps the nearest out.
+
+    Empty for a recording of fewer than three windows, which does not tell how features vary.
+    """
+    away = differences_in_sd(known, seen, encoder)
+    if seen.n_windows < LEAST_WINDOWS or not away.size:
+        return ""
+    worst = away.max(1)
+    agree, nearest = int((worst <= bound).sum()), int(worst.argmin())
+    if agree:
+        return f"{agree} of {len(worst)} simulations of the table lie within {bound:.1f} sd of it in every feature"
+    name = np.array(names)[seen.states == DEFINED][away[nearest].argmax()]
+    return (f"no simulation of the table lies within {bound:.1f} sd of it in every feature, the nearest is "
+            f"{worst[nearest]:.1f} away in {name}: it may be {OUT_OF_REACH}")  # fmt: skip
