@@ -15,7 +15,7 @@ from sbi_circuits.subspace import Growth, Plan, Runner, analyse, grow, save_subs
 
 PLAN = Plan(members=8, paths=5, points=7, walks=3, steps=4)
 _FIRST = 16  # draws of the posterior, where it stands alone
-_NEARBY = 100  # verified around the nearest simulations of the shipped table, before the ensemble grows
+_NEARBY = 32  # verified around the nearest simulations of the shipped table, before the ensemble grows
 _BATCH = 64
 
 

@@ -35,7 +35,7 @@ from sbi_circuits.verification import Criterion, Judgement, judge
 __all__ = ["DRAWN", "NEAREST", "OUT_OF_REACH", "Known", "Nearby", "distances", "mismatches", "nearby_ensemble", "reach"]
 DRAWN = "drawn around the simulations nearest to the observation, not from the posterior"
 NEAREST = 30
-_WIDTHS = (0.05, 0.5)  # of the kernels, in standard deviations of the nearest simulations
+_WIDTHS = (0.05, 0.25)  # of the kernels, in standard deviations of the nearest simulations
 _SHRINK = 0.3
 _BATCH = (16, 64)  # draws of the first batch, and of the largest: each is as large as all before it
 _LIMIT = 4.0  # prior standard deviations

@@ -13,8 +13,6 @@ _NEAREST, _SHARE = 100, 0.25  # at least so many, and at least this share of all
 # Fewer pairs of seeds say too little about correlations, which count as none then.
 _MIN_PAIRS = 40
 _FAR = 3.0  # scaled units; how far a feature counts at most in nearness, and what an undefined one counts
-_MAD_TO_SD = 0.6745
-_Q90_TO_SD = 1.6449  # quantile .9 of the absolute value of a standard normal
 # In robust standard deviations of the whole table: below it a difference means nothing to anyone.
 _FLOOR = 0.01
 # Of the configurations in `_trimmed`; what is left of a normal distribution's standard deviation of one difference.
@@ -47,26 +45,16 @@ def nearest(mean: np.ndarray, share: np.ndarray, ok: np.ndarray, target: np.ndar
     return chosen
 
 
-def seed_to_seed(x: np.ndarray, defined: np.ndarray, observed_states: np.ndarray) -> np.ndarray:
-    """Seed-to-seed standard deviation (F,) of scaled features x (M, R, F), from differences between seeds.
+def seed_to_seed(x: np.ndarray, defined: np.ndarray) -> np.ndarray:
+    """Seed-to-seed standard deviation (F,) of scaled features x (M, R, F), where they are `defined`.
 
-    Configurations whose features are defined like the observation's count first: variability differs between
-    regimes. The median of the differences keeps a few unstable configurations from hiding the others' precision.
+    The root mean variance over configurations, the most variable ones left out, corrected for that; 1 from fewer than
+    eight configurations. A median would take a feature that is mostly constant and sometimes not (sub-peaks, say) for
+    one that never varies.
     """
-    alike = (defined == (observed_states == DEFINED)).mean((1, 2)) > 0.9
-    difference = np.abs(x[:, 1:] - x[:, :1])
-    both = defined[:, 1:] & defined[:, :1]
-    return np.array([_spread(difference[..., f], both[..., f], alike) for f in range(x.shape[2])])
-
-
-def _spread(difference: np.ndarray, both: np.ndarray, alike: np.ndarray) -> float:
-    for rows in (alike, np.ones_like(alike)):
-        found = difference[rows][both[rows]]
-        if len(found) >= _LEAST:
-            middle, upper = np.quantile(found, [0.5, 0.9]) / np.sqrt(2.0) / [_MAD_TO_SD, _Q90_TO_SD]
-            # The median says nothing of a feature that is mostly constant and sometimes not (sub-peaks, say).
-            return float(middle) if middle > _FLOOR else max(float(upper), _FLOOR)
-    return 1.0
+    squares, freedom = deviations(x, defined)
+    found = freedom > 0
+    return np.array([_trimmed(squares[found[:, f], f], freedom[found[:, f], f]) for f in range(x.shape[2])])
 
 
 def block_bootstrap(x: np.ndarray, defined: np.ndarray, block: int) -> np.ndarray:
@@ -130,7 +118,7 @@ def prior_variance(x: np.ndarray, defined: np.ndarray, observed_states: np.ndarr
         observed_states: (F,) of the recording.
     """
     squares, freedom = deviations(x, defined)
-    unit = np.array([_trimmed(squares[freedom[:, f] > 0, f], freedom[freedom[:, f] > 0, f]) for f in range(x.shape[2])])
+    unit = seed_to_seed(x, defined)
     own, found = np.maximum(squares / np.maximum(freedom, 1), (_FLOOR * unit) ** 2), freedom > 0
     extra = [
         float(np.var(np.log(own[found[:, f], f])) - polygamma(1, freedom[found[:, f], f] / 2.0).mean())
@@ -143,7 +131,7 @@ def prior_variance(x: np.ndarray, defined: np.ndarray, observed_states: np.ndarr
 def _trimmed(squares: np.ndarray, freedom: np.ndarray) -> float:
     """Standard deviation over configurations without the most variable ones; 1 from fewer than eight.
 
-    Not the median's, as that of `seed_to_seed`: the level has to hold for circuits more variable than most.
+    Not the median's: the level has to hold for circuits more variable than most.
     """
     if len(squares) < _LEAST:
         return 1.0

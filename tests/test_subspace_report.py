@@ -69,7 +69,7 @@ def test_a_known_invariance_is_proved_and_a_wrong_one_is_not() -> None:
     assert (proof.typical("sloppy") < 1.0).all() and (proof.failures("sloppy") == 0).all()
     assert (proof.ratio() > 5.0).all()
     wrong = prove_directions(grown(), chosen, {"sloppy": BURSTING, "stiff": IDLE}, (0.5, 1.0), RUNNER)
-    assert (wrong.ratio() < 1.0).all() and (wrong.typical("sloppy") > 2.0).all()
+    assert (wrong.ratio() < 1.0).all() and (wrong.typical("sloppy") > [1.5, 3.0]).all()
 
 
 def test_a_change_of_nothing_is_as_large_as_seeds_make_it() -> None:

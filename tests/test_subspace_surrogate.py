@@ -12,7 +12,9 @@ from sbi_circuits.features import DEFINED
 from sbi_circuits.inference import TrainingData
 from sbi_circuits.regression import Regression
 from sbi_circuits.subspace.density import log_density, unbounded
+from sbi_circuits.subspace.explore import explored_paths
 from sbi_circuits.subspace.paths import density_paths, ensemble_paths
+from sbi_circuits.subspace.proof import prove_paths
 from sbi_circuits.subspace.resimulate import SCREENED, Runner, in_reach, resimulate_like, screened
 from sbi_circuits.subspace.routes import chains
 from sbi_circuits.subspace.surrogate import Refined, Surrogate, learn
@@ -132,6 +134,24 @@ def test_paths_through_members_are_of_high_density() -> None:
     assert np.allclose(gain, surrogate.log_likelihood(torch.as_tensor(z[:, 0])))
     plain = density_paths(refined, z[:, 0], z[:, 1], 7)
     assert (found.log_prob.mean(1) > plain.straight.mean(1) - 0.5).all()
+
+
+def test_paths_that_are_simulated_while_they_are_sought_keep_nearer() -> None:
+    """From few members the first search errs; the ends stay, and without rounds nothing is simulated."""
+    ensemble, density = tiny_ensemble(), tiny_posterior()(tiny_ensemble().observation)
+    members = np.flatnonzero(ensemble.verified)
+    z = unbounded(ensemble.prior, ensemble.theta[members])
+    order = np.argsort(np.linalg.norm(z - z.mean(0), axis=1))
+    pairs = members[np.array([[order[-1], order[-2]], [order[-3], order[0]]])]
+    surrogate = learn(ensemble)
+    runner = replace(RUNNER, repeats=2)
+    plain, same, found = (explored_paths(density, ensemble, pairs, 7, runner, rounds, None, given)
+                          for rounds, given in ((0, surrogate), (3, None), (2, surrogate)))  # fmt: skip
+    np.testing.assert_allclose(plain.z, ensemble_paths(density, ensemble, pairs, 7, surrogate).z)
+    np.testing.assert_allclose(same.z, ensemble_paths(density, ensemble, pairs, 7).z)
+    assert not np.allclose(found.z, plain.z) and np.allclose(found.z[:, [0, -1]], plain.z[:, [0, -1]])
+    before, after = (prove_paths(ensemble, paths, RUNNER) for paths in (plain, found))
+    assert after.moved.within(2.0) >= before.moved.within(2.0) and after.moved.failure_rate == 0
 
 
 def test_a_surrogate_needs_ten_whole_configurations() -> None:

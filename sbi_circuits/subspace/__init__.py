@@ -5,6 +5,7 @@ from sbi_circuits.subspace.between import Comparison, compare_subspaces, energy_
 from sbi_circuits.subspace.conditioning import Condition, Conditional, Conditioner, condition
 from sbi_circuits.subspace.density import Density, gradient, hessian, log_density, score, unbounded
 from sbi_circuits.subspace.even import Coverage, Growth, coverage, evenly_spread, farthest_points, grow
+from sbi_circuits.subspace.explore import explored_paths
 from sbi_circuits.subspace.geometry import (
     Estimate,
     GlobalGeometry,
@@ -70,7 +71,8 @@ __all__ = [
     "Perturbation", "Plan", "PointProof", "Refined", "Regression", "Resimulated", "Runner", "Scales",
     "SubspaceReport", "Surrogate", "Walks", "analyse", "bending", "chains", "circuit_of", "compare_subspaces",
     "condition", "coverage", "density_paths", "dependence", "energy_distance", "ensemble_paths", "evenly_spread",
-    "expected_information", "farthest_points", "feature_change", "feature_unit", "fisher", "global_geometry",
+    "expected_information", "explored_paths", "farthest_points", "feature_change", "feature_unit", "fisher",
+    "global_geometry",
     "gradient", "grow", "hessian", "learn", "load_subspace", "loadings", "local_geometry", "local_pca_dimension",
     "log_density", "members_of", "mutual_information", "neighbour_dimension", "participation_ratio", "path_ends",
     "perturbed", "pooled", "predict", "principal_angles", "prove_controls", "prove_directions", "prove_draws",

@@ -163,7 +163,7 @@ def grow(
         key, surrogate = stream_key(runner.seed, "grow", len(rounds)), learn(ensemble, known, surrogate)
         proposals, expected = _proposals(density, ensemble, surrogate, batch, step, key)
         runs = screened(ensemble, ensemble.prior.constrain(proposals), replace(runner, seed=key % 2**62))
-        before, ensemble = len(ensemble.theta), _joined(density, ensemble, runs)
+        before, ensemble = len(ensemble.theta), joined(density, ensemble, runs)
         given_up = int((runs.outcomes == SCREENED).any(1).sum())
         found = Growth(step, len(runs), int(ensemble.verified[before:].sum()), given_up, expected)
         rounds.append(found)
@@ -211,8 +211,8 @@ def _moved(density: Density, ensemble: Ensemble, n: int, step: float, key: int) 
     return likely if len(likely) >= n else moved
 
 
-def _joined(density: Density, ensemble: Ensemble, runs: Resimulated) -> Ensemble:
-    """The ensemble with more configurations, all judged together."""
+def joined(density: Density, ensemble: Ensemble, runs: Resimulated) -> Ensemble:
+    """The ensemble with more configurations, as many seeds each, all judged together."""
     every = Resimulated(*(np.concatenate([getattr(ensemble, name), getattr(runs, name)])
                           for name in ("theta", "values", "states", "outcomes")))  # fmt: skip
     z = unbounded(ensemble.prior, runs.theta)

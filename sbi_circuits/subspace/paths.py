@@ -106,8 +106,9 @@ def density_paths(
 
 
 def ensemble_paths(
-    density: Density, ensemble: Ensemble, pairs: np.ndarray, points: int = 9, surrogate: Surrogate | None = None
-) -> Paths:
+    density: Density, ensemble: Ensemble, pairs: np.ndarray, points: int = 9, surrogate: Surrogate | None = None,
+    between: np.ndarray | None = None,
+) -> Paths:  # fmt: skip
     """Paths between verified configurations of an ensemble.
 
     Args:
@@ -117,6 +118,7 @@ def ensemble_paths(
         points: of each path.
         surrogate: learned near the members: a path then sets out as the shortest chain of members between which it
             expects the features to stay (`routes.chains`), and is relaxed under the posterior times its likelihood.
+        between: (K, P) other configurations, unbounded coordinates, that chains may lead through.
 
     Raises:
         InferenceError: a configuration that is not there or not verified.
@@ -132,6 +134,7 @@ def ensemble_paths(
     if surrogate is None:
         return replace(density_paths(density, z[:, 0], z[:, 1], points), pairs=pairs)
     known = unbounded(ensemble.prior, ensemble.members)
+    known = known if between is None else np.concatenate([known, between])
     via = [known[chain] for chain in chains(surrogate, known, np.searchsorted(members, pairs))]
     found = density_paths(Refined(density, surrogate), z[:, 0], z[:, 1], points, _CHAIN_KNOTS, via=via)
     return replace(found, pairs=pairs)

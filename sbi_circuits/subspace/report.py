@@ -14,6 +14,7 @@ from sbi_circuits.subspace.between import Comparison
 from sbi_circuits.subspace.conditioning import Bounds, Conditional, Conditioner
 from sbi_circuits.subspace.density import unbounded
 from sbi_circuits.subspace.even import Coverage, coverage, farthest_points
+from sbi_circuits.subspace.explore import explored_paths
 from sbi_circuits.subspace.geometry import GlobalGeometry, global_geometry
 from sbi_circuits.subspace.local import (
     Bending,
@@ -26,7 +27,7 @@ from sbi_circuits.subspace.local import (
     principal_angles,
     ridge,
 )
-from sbi_circuits.subspace.paths import Paths, Walks, ensemble_paths, walk
+from sbi_circuits.subspace.paths import Paths, Walks, walk
 from sbi_circuits.subspace.perturbations import Effect, FeatureValue
 from sbi_circuits.subspace.proof import (
     DirectionProof,
@@ -51,8 +52,9 @@ class Plan:
     Args:
         members: at which the local geometry is measured and directions are proved.
         lengths: of moves along directions, prior standard deviations.
-        paths, points: how many paths, and points of each; controls: whether straight lines between their ends and
-            lines in random directions are simulated as well, which should not stay.
+        paths, points: how many paths, and points of each; explored: how often the points of a path are simulated and
+            learned from before the path that is proved (`explored_paths`); controls: whether straight lines between
+            their ends and lines in random directions are simulated as well, which should not stay.
         walks, steps, step: how many walks, their steps and the length of each.
         conditions: (fixed, bounded) pairs; draws: of each that are simulated.
         seed: of every choice here.
@@ -62,6 +64,7 @@ class Plan:
     lengths: tuple[float, ...] = (0.25, 0.5)
     paths: int = 6
     points: int = 9
+    explored: int = 3
     controls: bool = True
     walks: int = 6
     steps: int = 5
@@ -73,8 +76,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.members < 2 or not self.lengths or min(self.lengths) <= 0 or self.points < 3:
             raise InferenceError("a plan needs members >= 2, lengths > 0 and points >= 3")
-        if min(self.paths, self.walks, self.steps, self.draws) < 0 or self.step <= 0:
-            raise InferenceError("a plan needs paths, walks, steps and draws >= 0 and a step > 0")
+        if min(self.paths, self.explored, self.walks, self.steps, self.draws) < 0 or self.step <= 0:
+            raise InferenceError("a plan needs paths, explored, walks, steps and draws >= 0 and a step > 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +211,7 @@ def analyse(
     )  # fmt: skip
     if plan.paths:
         ends = path_ends(ensemble, plan.paths, plan.seed)
-        paths = ensemble_paths(density, ensemble, ends, plan.points, surrogate)
+        paths = explored_paths(density, ensemble, ends, plan.points, _own(runner, -1), plan.explored, known, surrogate)
         proof = prove_paths(ensemble, paths, _own(runner, 1))
         controls = prove_controls(ensemble, paths, proof, _own(runner, 1), plan.seed) if plan.controls else {}
         report = replace(report, paths=paths, paths_proof=proof, controls=controls)

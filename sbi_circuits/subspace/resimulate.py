@@ -278,7 +278,7 @@ def feature_unit(ensemble: Ensemble) -> np.ndarray:
         return ensemble.judgement.unit
     runs = members_of(ensemble)
     x = ensemble.encoder.scaled(runs.values, runs.states)
-    return seed_to_seed(x, runs.defined(), ensemble.observation.states)
+    return seed_to_seed(x, runs.defined())
 
 
 def feature_change(

@@ -24,6 +24,7 @@ from sbi_circuits.subspace.resimulate import SCREENED, feature_unit
 
 _ROWS = 800  # nearest the members, that are learned from
 _LEAST = 10
+_SURE = 0.05  # least probability to show all features that is believed
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +63,14 @@ class Surrogate:
         return np.asarray(((mean**2 + known) / self.unit**2).mean(1))
 
     def log_likelihood(self, z: Tensor) -> Tensor:
-        """(m,) of one simulation of z (m, P) at the observation, up to a constant; differentiable."""
+        """(m,) expected of one simulation of z (m, P) at the observation, up to a constant; differentiable.
+
+        What is not known counts against z, and so does the probability to lack a feature: a path keeps to where
+        something was simulated and had them all.
+        """
         unit, target = torch.as_tensor(self.unit), torch.as_tensor(self.target)
-        return -0.5 * ((self.features.mean(z) - target) / unit).square().sum(1)
+        off = ((self.features.mean(z) - target).square() + self.features.variance(z)) / unit**2
+        return -0.5 * off.sum(1) + self.whole.mean(z)[:, 0].clamp(_SURE, 1.0).log()
 
     def information(self, z: np.ndarray) -> np.ndarray:
         """(m, P, P) that one simulation holds about z (m, P), in units of the prior's information."""
