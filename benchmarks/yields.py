@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.aimed.judge import held_out
 from benchmarks.aimed.posterior import PER_KIND, PER_KIND_OF
 from benchmarks.aimed.posterior import SEED as SPLIT_SEED
+from benchmarks.aimed.settings import kept
 from sbi_circuits.cultures import DAYS
 from sbi_circuits.demo import demo_table
 from sbi_circuits.digests import digest
@@ -36,7 +37,6 @@ from sbi_circuits.table import BaseTable, MemoryTable, Table, replace_file
 from sbi_circuits.verification import AGAINST, judge
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "cultures"
-KEPT = Path(__file__).with_name("aimed") / "kept"
 UNSEEN = ("A2", "A6", "B1", "B6", "C4", "C8", "D5", "E4", "F1", "F6")
 OTHERS = ("A1", "A4", "A8", "B2", "B3", "B5", "B7", "B8", "C1", "C3")
 HEADING = "## Verified yield of recordings"
@@ -56,9 +56,9 @@ def simulated(n: int, name: str) -> tuple[list[tuple[str, WindowedFeatures]], Me
     Raises:
         InferenceError: a posterior of another table.
     """
-    table = Table.load_file(KEPT / f"{name}.parquet")
+    table = Table.load_file(kept(name))
     if load_card(name).training["table_digest"] != table.digest:
-        raise InferenceError(f"posterior {name} was trained on another table than the one kept in {KEPT.name}")
+        raise InferenceError(f"posterior {name} was trained on another table than the one that is kept")
     rest, held, kinds = held_out(table, PER_KIND_OF.get(name, PER_KIND), SPLIT_SEED)
     names = np.unique(kinds)
     rows = np.concatenate([np.flatnonzero(kinds == kind)[: -(-n // len(names))] for kind in names])[:n]

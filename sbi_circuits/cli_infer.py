@@ -14,7 +14,7 @@ from sbi_circuits.digests import digest
 from sbi_circuits.ensemble import Ensemble, build_ensemble, observe, verify
 from sbi_circuits.errors import InferenceError, UnknownNameError
 from sbi_circuits.features import WindowedFeatures
-from sbi_circuits.inference import Posterior, TrainingConfig, load_card, load_posterior, train
+from sbi_circuits.inference import Posterior, TrainingConfig, load_card, load_posterior, load_simulations, train
 from sbi_circuits.inference.shipped import posterior_folder, shipped_posteriors
 from sbi_circuits.nearby import mismatches, nearby_ensemble
 from sbi_circuits.observation_file import ObservedFeatures, read_observation
@@ -124,15 +124,15 @@ def infer(
 def _around(source: Posterior, tables: tuple[Path, ...], draw: str) -> BaseTable | None:
     """The simulations that configurations are drawn around; None where they are drawn from the posterior.
 
-    The posterior that ships knows the circuit vaguely, and its table ships beside it: there "auto" means "nearby".
+    The posteriors that ship know the circuit vaguely, and their tables ship beside them: there "auto" means "nearby".
     """
     if draw == "posterior" or (draw == "auto" and tables):
         return None
     if tables:
         return _together(tables)
-    ships = demo_table()
-    if not mismatches(source, ships):
-        return ships
+    for ships in (demo_table(), *filter(None, map(load_simulations, shipped_posteriors()))):
+        if not mismatches(source, ships):
+            return ships
     if draw == "auto":
         return None
     raise InferenceError("to draw around simulations their table is needed beside this posterior: give it by --table")

@@ -12,7 +12,7 @@ from benchmarks.aimed.judge import held_out, judge, kinds
 from benchmarks.aimed.kernels import Kernels, around, standard_normal
 from benchmarks.aimed.posterior import PER_KIND, PER_KIND_OF, SEED, make
 from benchmarks.aimed.rounds import Candidates, choose, run, targets_of
-from benchmarks.aimed.settings import HELD_OUT_WELLS, TABLES, Settings, Wanted, channels
+from benchmarks.aimed.settings import HELD_OUT_WELLS, TABLES, Settings, Wanted, channels, kept
 from benchmarks.aimed.tables import table_of
 from sbi_circuits.calibration import HeldOut
 from sbi_circuits.circuit import Record
@@ -26,7 +26,6 @@ from sbi_circuits.seeds import generator
 from sbi_circuits.table import MemoryTable, Table, concat
 from sbi_circuits.table_rows import rows_equal
 
-KEPT = Path(__file__).resolve().parents[1] / "benchmarks" / "aimed" / "kept"
 PRIOR = Prior(tuple(Parameter(name, "1", 0, 1) for name in "abc"))
 
 
@@ -171,7 +170,7 @@ def test_a_posterior_and_its_card_are_made_from_a_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_tables_behind_the_posteriors_are_kept(name: str) -> None:
-    table, training = Table.load_file(KEPT / f"{name}.parquet"), load_card(name).training
+    table, training = Table.load_file(kept(name)), load_card(name).training
     assert table.digest == training["table_digest"] and table.counts()["ok"] == training["rows"] + _windows_held(
         table, name
     )

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from benchmarks.aimed import device
-from benchmarks.aimed.aiming import FILE, KEPT, load_candidates, shorter_targets, targets_of_rounds
+from benchmarks.aimed.aiming import FILE, load_candidates, shorter_targets, targets_of_rounds
 from benchmarks.aimed.device import Plan, make_engine, run, shortened
 from benchmarks.aimed.measuring import Workers
 from benchmarks.aimed.packed import PackedRound, own_weights, packed_rounds, packed_table
 from benchmarks.aimed.posterior import thinned
-from benchmarks.aimed.settings import TABLES, channels
+from benchmarks.aimed.settings import TABLES, channels, kept
 from benchmarks.aimed.shipping import chosen
 from benchmarks.aimed.shipping import main as ship
 from benchmarks.aimed.tables import table_of
@@ -28,6 +28,7 @@ from sbi_circuits.recording import Outcome, PopulationCounts, Recording
 from sbi_circuits.seeds import generator, measuring_seed
 from sbi_circuits.table import MemoryTable, Table
 
+ROUNDS = Path(__file__).resolve().parents[1] / "benchmarks" / "aimed" / "kept" / "rounds"
 VIEW = "adex_clustered_channels"
 
 
@@ -150,16 +151,16 @@ def test_tables_join_the_rounds_of_a_device_with_those_that_are_kept(
     ok = int((made.outcome == "ok").sum())
     assert ok
     for name, more in ((VIEW, 8), ("adex_clustered", 8 + ok), ("adex_clustered_cells", 8)):
-        kept, joined = Table.load_file(KEPT / f"{name}.parquet"), table_of(tmp_path, TABLES[name])
-        assert len(joined) == len(kept) + more and (joined.rows.weight > 0).all()
+        before, joined = Table.load_file(kept(name)), table_of(tmp_path, TABLES[name])
+        assert len(joined) == len(before) + more and (joined.rows.weight > 0).all()
         fresh = joined.rows.take(joined.rows.seed == made.seed)
         assert len(fresh) == more and np.isin(made.manifests[VIEW].prior.constrain(made.z), fresh.theta).all()
 
 
 def test_rounds_that_a_kept_table_holds_are_not_joined_twice() -> None:
-    kept = Table.load_file(KEPT / "adex_clustered.parquet")
-    assert packed_rounds(KEPT / "rounds")
-    assert table_of(KEPT / "rounds", TABLES["adex_clustered"]).digest == kept.digest
+    whole = Table.load_file(kept("adex_clustered"))
+    assert packed_rounds(ROUNDS)
+    assert table_of(ROUNDS, TABLES["adex_clustered"]).digest == whole.digest
 
 
 class Silent(Toy):
@@ -212,7 +213,7 @@ def test_what_ships_is_near_the_targets_one_window_of_each_simulation(tmp_path: 
     assert len(at_random) == table.counts()["ok"]
     table.export_file(tmp_path / "table.parquet")
     assert len(ship(tmp_path / "table.parquet", tmp_path / "shipped.parquet", 500)) == 500
-    wrong = Table.load_file(KEPT / f"{VIEW}.parquet").export_file(tmp_path / "wrong.parquet")
+    wrong = Table.load_file(kept(VIEW)).export_file(tmp_path / "wrong.parquet")
     with pytest.raises(TableError, match="another feature set and duration than the posterior that ships"):
         ship(wrong, tmp_path / "shipped.parquet", 500)
 
@@ -222,7 +223,7 @@ def ok_only(table: MemoryTable) -> MemoryTable:
 
 
 def test_thinned_tables_keep_all_windows_of_a_simulation() -> None:
-    table = Table.load_file(KEPT / "adex_clustered.parquet")
+    table = Table.load_file(kept("adex_clustered"))
     found = thinned(table, 500)
     _, windows = np.unique(found.rows.theta, axis=0, return_counts=True)
     of = {theta.tobytes(): 0 for theta in found.rows.theta}
@@ -239,7 +240,7 @@ def test_the_campaign_needs_little_of_the_machine_it_runs_on() -> None:
     block = block.replace("LACKING", repr(lacking))
     work = "from benchmarks.aimed.aiming import *; t = targets_of_rounds(d.TABLES[d.Plan().aim].features.names); "
     done = subprocess.run([sys.executable, "-c", block + work + "print(len(first_candidates(t).candidates.z))"],
-                          cwd=KEPT.parents[2], capture_output=True, text=True, check=False)  # fmt: skip
+                          cwd=ROUNDS.parents[3], capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 1000
 

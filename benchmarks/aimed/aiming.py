@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from benchmarks.aimed.choosing import Candidates, targets_of
 from benchmarks.aimed.cultures import HUMAN_FILE, measured
 from benchmarks.aimed.packed import packed_rounds
-from benchmarks.aimed.settings import TABLES
+from benchmarks.aimed.settings import TABLES, kept
 from benchmarks.aimed.targets import Targets
 from sbi_circuits.cultures import PLATE_FILE, PlateRow, culture_features, plate
 from sbi_circuits.features.states import FeatureValues, summarise
@@ -21,7 +21,6 @@ from sbi_circuits.seeds import generator
 from sbi_circuits.table import BaseTable, Table, replace_file
 
 FILE = "candidates.safetensors"
-KEPT = Path(__file__).with_name("kept")
 START = PLATE_FILE.with_name("adex_clustered_channels_60s.parquet")
 _NEAREST = 30  # kept of each target
 _OF_KIND = 600
@@ -95,8 +94,8 @@ def shorter_targets() -> Targets:
 
 def first_candidates(targets: Targets) -> Aim:
     """The shipped simulations of 60 s, and those of 120 s that are kept."""
-    shorter, kept = Table.load_file(START), Table.load_file(KEPT / "adex_clustered_channels.parquet")
-    return Aim(targets, _joined([Candidates.of(shorter, shorter_targets()), Candidates.of(kept, targets)]))
+    shorter, longer = Table.load_file(START), Table.load_file(kept("adex_clustered_channels"))
+    return Aim(targets, _joined([Candidates.of(shorter, shorter_targets()), Candidates.of(longer, targets)]))
 
 
 def load_candidates(folders: Sequence[Path], targets: Targets, view: str) -> Aim | None:

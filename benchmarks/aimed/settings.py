@@ -1,9 +1,10 @@
 """Every setting of the aimed campaign, in one place."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sbi_circuits.circuit import Record
-from sbi_circuits.cultures import culture_features
+from sbi_circuits.cultures import PLATE_FILE, culture_features
 from sbi_circuits.engines import Protocol
 from sbi_circuits.features import FeatureSet
 
@@ -77,3 +78,9 @@ TABLES = {
         Wanted("adex_clustered_cells", cells(), 120.0),
     )
 }
+
+
+def kept(name: str) -> Path:
+    """The table behind a shipped posterior: in the package where it ships beside it, else in `kept/`."""
+    shipped = PLATE_FILE.parent / "posteriors" / name / "simulations.parquet"
+    return shipped if shipped.exists() else Path(__file__).with_name("kept") / f"{name}.parquet"

@@ -2,8 +2,8 @@
 
 Any features, in windows of any length: a simulation of 120 s is one row of a table of 120 s, and two of one of 60 s,
 which the shipped table of bursts then joins. Every row carries its weight, prior over the mixture that all rounds drew
-from together. Where FOLDER holds rounds of a device (`device.py`), what the table in `kept/` does not hold of theirs is
-joined to it, each with weights of its own mixture.
+from together. Where FOLDER holds rounds of a device (`device.py`), what the table that is kept does not hold of theirs
+is joined to it, each with weights of its own mixture.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.aimed.kernels import Kernels, standard_normal
 from benchmarks.aimed.packed import packed_rounds, packed_table
-from benchmarks.aimed.settings import TABLES, Wanted
+from benchmarks.aimed.settings import TABLES, Wanted, kept
 from sbi_circuits.demo import TABLE, demo_table
 from sbi_circuits.inference.weights import balance_weights
 from sbi_circuits.seeds import measuring_seed
@@ -23,7 +23,6 @@ from sbi_circuits.table import MemoryTable, Table, concat
 from sbi_circuits.table_recordings import FOLDER, Recordings
 from sbi_circuits.table_rows import ROW_FIELDS, Rows
 
-KEPT = Path(__file__).with_name("kept")
 _ROUND = re.compile(r"round-(\d+)")
 
 
@@ -44,7 +43,7 @@ def table_of(folder: Path, wanted: Wanted) -> MemoryTable:
     of_device = packed_rounds(folder)
     if not of_device:
         return _of_rounds(folder, wanted)
-    before = Table.load_file(KEPT / f"{wanted.name}.parquet")
+    before = Table.load_file(kept(wanted.name))
     more = packed_table(of_device, wanted.name)
     known = set(zip(before.rows.seed.tolist(), before.rows.index.tolist(), strict=True))
     fresh = np.array([key not in known for key in zip(more.rows.seed.tolist(), more.rows.index.tolist(), strict=True)])

@@ -1,6 +1,7 @@
 """Posteriors that come with the package, and the card that says how far to trust each of them.
 
-A shipped posterior is a folder that `Posterior.save` wrote with `card.json` beside it; `benchmarks/aimed` makes them.
+A shipped posterior is a folder that `Posterior.save` wrote with `card.json` beside it, and `simulations.parquet`, the
+table behind it, where it is small; `benchmarks/aimed` makes them.
 """
 
 import json
@@ -12,9 +13,11 @@ from typing import Any
 
 from sbi_circuits.errors import InferenceError, UnknownNameError
 from sbi_circuits.inference.save import FORMAT
+from sbi_circuits.table import MemoryTable, Table
 
 FOLDER = Path(str(files("sbi_circuits.data").joinpath("posteriors")))
 CARD = "card.json"
+SIMULATIONS = "simulations.parquet"
 SCHEMA = 1
 
 
@@ -111,3 +114,17 @@ def load_card(name_or_folder: str | Path) -> Card:
     if card.weights_sha256 != weights:
         raise InferenceError(f"{path} speaks of other weights than those beside it")
     return card
+
+
+def load_simulations(name_or_folder: str | Path) -> MemoryTable | None:
+    """The simulations that a shipped posterior was trained and judged on; None where they do not come with it.
+
+    Raises:
+        UnknownNameError: a name that is not shipped; `TableError`: a damaged file.
+
+    Examples:
+        >>> load_simulations("adex_clustered_cells").counts()["ok"]
+        2136
+    """
+    path = posterior_folder(name_or_folder) / SIMULATIONS
+    return Table.load_file(path) if path.exists() else None
