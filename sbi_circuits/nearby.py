@@ -37,7 +37,7 @@ DRAWN = "drawn around the simulations nearest to the observation, not from the p
 NEAREST = 30
 _WIDTHS = (0.05, 0.25)  # of the kernels, in standard deviations of the nearest simulations
 _SHRINK = 0.3
-_BATCH = (16, 64)  # draws of the first batch, and of the largest: each is as large as all before it
+_BATCH = (8, 64)  # draws of the first batch, and of the largest: each is as large as all before it
 _LIMIT = 4.0  # prior standard deviations
 
 

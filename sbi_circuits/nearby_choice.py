@@ -14,7 +14,7 @@ from scipy.special import log_ndtr
 
 from sbi_circuits.features import DEFINED, WindowedFeatures
 from sbi_circuits.inference.encode import FeatureEncoder
-from sbi_circuits.nearby_known import LEAST_WINDOWS, SMALLEST, Known
+from sbi_circuits.nearby_known import LEAST_WINDOWS, SMALLEST, Known, lacking
 from sbi_circuits.regression import Regression
 from sbi_circuits.verification_spread import deviations
 
@@ -33,7 +33,7 @@ class Expectation:
 
     Args:
         features: the F' features that the observation defines, scaled; None where it defines none.
-        whole: whether a simulation runs to its end and defines all of these.
+        whole: whether a simulation runs to its end and defines all of these, and none that no window has.
         target, spread: (F',) of the observation, and of the difference between it and the mean of the seeds.
         repeats: seeds of each configuration.
     """
@@ -55,7 +55,7 @@ class Expectation:
         near = _nearest(known.z[shows], centres)
         if len(near) < _LEAST:
             return None
-        whole = _whole(known, shows, centres)
+        whole = _whole(known, shows & ~known.defined[:, lacking(seen)].any(1), centres)
         if not compared.any():
             return cls(None, whole, np.zeros(0), np.ones(0), repeats)
         x, seeds = known.x[shows][near][:, compared], known.seeds[shows][near]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sbi_circuits.features import DEFINED, WindowedFeatures
+from sbi_circuits.features import DEFINED, UNDEFINED, WindowedFeatures
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.prior import Prior
 from sbi_circuits.table import BaseTable
@@ -14,6 +14,7 @@ from sbi_circuits.verification_spread import deviations
 OUT_OF_REACH = "out of reach of the circuit"
 LEAST_WINDOWS = 3  # that tell how much a feature varies
 _FAR = 30.0
+_TOO_MANY = 3.0  # distance of a simulation that defines all that the observation lacks
 SMALLEST = 0.05  # unit of a feature that hardly varies, in scales of the table
 
 
@@ -83,16 +84,20 @@ def differences_in_sd(known: Known, seen: WindowedFeatures, encoder: FeatureEnco
     return np.asarray(np.where(known.defined, away, _FAR)[:, compared])
 
 
+def lacking(seen: WindowedFeatures) -> np.ndarray:
+    """(F,) bool: features that no window of the observation has, though they were looked for."""
+    return np.asarray((seen.window_states == UNDEFINED).all(0))
+
+
 def distances(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> np.ndarray:
     """How far simulations lie from an observation: (n,).
 
     The root mean square of `differences_in_sd`, and half of the largest: a configuration is verified or not by the
-    feature that differs most.
+    feature that differs most. And three times the share that a simulation defines of what the observation lacks.
     """
-    away = differences_in_sd(known, seen, encoder)
-    if not away.shape[1]:
-        return np.zeros(len(known.z))
-    return np.asarray(np.sqrt((away**2).mean(1)) + 0.5 * away.max(1))
+    away, without = differences_in_sd(known, seen, encoder), known.defined[:, lacking(seen)]
+    found = _TOO_MANY * without.mean(1) if without.shape[1] else np.zeros(len(known.z))
+    return np.asarray(found + np.sqrt((away**2).mean(1)) + 0.5 * away.max(1) if away.shape[1] else found)
 
 
 def reach(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder, names: Sequence[str], bound: float) -> str:

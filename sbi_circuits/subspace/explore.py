@@ -18,6 +18,8 @@ from sbi_circuits.subspace.paths import Paths, ensemble_paths
 from sbi_circuits.subspace.resimulate import Runner, resimulate_like
 from sbi_circuits.subspace.surrogate import Surrogate, learn
 
+_STEPS = 50  # of a search that is not the last
+
 
 def explored_paths(
     density: Density, ensemble: Ensemble, pairs: np.ndarray, points: int, runner: Runner, rounds: int = 3,
@@ -38,7 +40,7 @@ def explored_paths(
     seen, between = ensemble, None
     for k in range(rounds if surrogate is not None else 0):
         # The points of every round lie between those of the last.
-        found = ensemble_paths(density, ensemble, pairs, points + k % 2, surrogate, between)
+        found = ensemble_paths(density, ensemble, pairs, points + k % 2, surrogate, between, _STEPS)
         own = replace(runner, repeats=ensemble.values.shape[1], seed=stream_key(runner.seed, "explored", k) % 2**62)
         inner = found.theta[:, 1:-1].reshape(-1, found.theta.shape[2])
         seen = joined(density, seen, resimulate_like(ensemble, inner, own))

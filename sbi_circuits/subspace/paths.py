@@ -107,7 +107,7 @@ def density_paths(
 
 def ensemble_paths(
     density: Density, ensemble: Ensemble, pairs: np.ndarray, points: int = 9, surrogate: Surrogate | None = None,
-    between: np.ndarray | None = None,
+    between: np.ndarray | None = None, steps: int = 150,
 ) -> Paths:  # fmt: skip
     """Paths between verified configurations of an ensemble.
 
@@ -117,8 +117,10 @@ def ensemble_paths(
         pairs: (B, 2) numbers of configurations, counted over all draws of the ensemble.
         points: of each path.
         surrogate: learned near the members: a path then sets out as the shortest chain of members between which it
-            expects the features to stay (`routes.chains`), and is relaxed under the posterior times its likelihood.
+            expects the features to stay (`routes.chains`), and is relaxed under the posterior times the likelihood of
+            the ends' features, which are what should stay: those of two members differ from the observation.
         between: (K, P) other configurations, unbounded coordinates, that chains may lead through.
+        steps: of the optimisation.
 
     Raises:
         InferenceError: a configuration that is not there or not verified.
@@ -132,12 +134,19 @@ def ensemble_paths(
                                  f"valid: {listed or 'none'}")  # fmt: skip
     z = unbounded(ensemble.prior, ensemble.theta[pairs.ravel()]).reshape(*pairs.shape, -1)
     if surrogate is None:
-        return replace(density_paths(density, z[:, 0], z[:, 1], points), pairs=pairs)
+        return replace(density_paths(density, z[:, 0], z[:, 1], points, steps=steps), pairs=pairs)
     known = unbounded(ensemble.prior, ensemble.members)
     known = known if between is None else np.concatenate([known, between])
     via = [known[chain] for chain in chains(surrogate, known, np.searchsorted(members, pairs))]
-    found = density_paths(Refined(density, surrogate), z[:, 0], z[:, 1], points, _CHAIN_KNOTS, via=via)
-    return replace(found, pairs=pairs)
+    kept = [Refined(density, surrogate.towards(ends)) for ends in z]
+    found = [
+        density_paths(own, ends[:1], ends[1:], points, _CHAIN_KNOTS, steps, [route])
+        for own, ends, route in zip(kept, z, via, strict=True)
+    ]
+    z, theta, log_prob, straight = (
+        np.concatenate([getattr(path, name) for path in found]) for name in ("z", "theta", "log_prob", "straight")
+    )
+    return Paths(z, theta, log_prob, straight, pairs)
 
 
 def _relax(density: Density, line: Tensor, spline: Tensor, steps: int) -> Tensor:

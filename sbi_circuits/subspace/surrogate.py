@@ -5,7 +5,7 @@ posterior had to learn all dynamics at once. It proposes configurations, finds p
 says of agreement is never taken for a verification.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,6 +71,10 @@ class Surrogate:
         unit, target = torch.as_tensor(self.unit), torch.as_tensor(self.target)
         off = ((self.features.mean(z) - target).square() + self.features.variance(z)) / unit**2
         return -0.5 * off.sum(1) + self.whole.mean(z)[:, 0].clamp(_SURE, 1.0).log()
+
+    def towards(self, z: np.ndarray) -> "Surrogate":
+        """The same, with what it expects of configurations z (m, P) on average in place of the observation."""
+        return replace(self, target=self.features.mean(torch.as_tensor(np.asarray(z, dtype=float))).numpy().mean(0))
 
     def information(self, z: np.ndarray) -> np.ndarray:
         """(m, P, P) that one simulation holds about z (m, P), in units of the prior's information."""
