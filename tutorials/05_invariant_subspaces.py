@@ -101,7 +101,7 @@ class Size:
 
 
 QUICK = TrainingConfig(transform="coupling", members=1, hidden=24, layers=1, epochs=6)
-SMALL = Plan(members=4, paths=2, points=4, walks=2, steps=2)
+SMALL = Plan(members=4, paths=2, points=4, explored=1, walks=2, steps=2)
 SIZES = {
     "small": Size(("isi.rate_mean",), 300, 1.0, 4, 120, 24, SMALL, 2, 1, QUICK),
     "full": Size(("isi.rate_mean", "isi.cv_mean"), 4000, 5.0, 8, 300, 150, Plan(), 4, os.cpu_count() or 1, None),
@@ -250,8 +250,9 @@ plots.direction_plot(report.directions)
 # %% [markdown]
 # ## 4. Paths and walks, simulated at regular points
 #
-# A path sets out along a chain of neighbouring members. Its points are compared with its ends, which are simulated with
-# eight seeds for that; the same points on the straight line, and as far out in a random direction, are the controls:
+# A path sets out along a chain of neighbouring members and keeps the features of its ends. Between members that stand
+# alone nobody has simulated: its points are simulated, the surrogate learns from them, and the path is sought anew. What
+# proves it are other simulations. They are compared with the ends, which get eight seeds for that; the same points on the straight line, and as far out in a random direction, are the controls:
 # what stays there would stay anywhere. The failure rate belongs to every figure: a point whose simulation is silent,
 # or that lost a feature, has failed.
 
