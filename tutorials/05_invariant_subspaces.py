@@ -250,11 +250,12 @@ plots.direction_plot(report.directions)
 # %% [markdown]
 # ## 4. Paths and walks, simulated at regular points
 #
-# A path sets out along a chain of neighbouring members and keeps the features of its ends. Between members that stand
-# alone nobody has simulated: its points are simulated, the surrogate learns from them, and the path is sought anew. What
-# proves it are other simulations. They are compared with the ends, which get eight seeds for that; the same points on the straight line, and as far out in a random direction, are the controls:
-# what stays there would stay anywhere. The failure rate belongs to every figure: a point whose simulation is silent,
-# or that lost a feature, has failed.
+# A path sets out along a chain of neighbouring members and keeps the features of its ends. Between members that
+# stand alone nobody has simulated: its points are simulated, the surrogate learns from them, and the path is
+# sought anew. What proves it are other simulations. They are compared with the ends, which get eight seeds for
+# that; the same points on the straight line, and as far out in a random direction, are the controls: what stays
+# there would stay anywhere. The failure rate belongs to every figure: a point whose simulation is silent, or that
+# lost a feature, has failed.
 
 # %%
 plots.strip_plot(report.paths, report.paths_proof, controls=report.controls)
