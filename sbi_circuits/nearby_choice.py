@@ -63,7 +63,8 @@ class Expectation:
         m = np.maximum(there.sum(0), 1)[compared]
         squares, freedom = (part[compared] for part in deviations(windows, there))
         # A feature that stays the same in all windows varies all the same, and one window says nothing of it.
-        own = features.one_seed().numpy()
+        own, (lent, lends) = features.one_seed().numpy(), (part[compared] for part in known.variance())
+        squares, freedom = squares + lends * lent, freedom + lends
         pooled = (squares + _LENT * own) / (freedom + _LENT)
         variance = np.where(freedom + 1 >= LEAST_WINDOWS, pooled, own)
         target = np.where(there, windows, 0.0).sum(0)[compared] / m

@@ -15,6 +15,7 @@ OUT_OF_REACH = "out of reach of the circuit"
 LEAST_WINDOWS = 3  # that tell how much a feature varies
 _FAR = 30.0
 _TOO_MANY = 3.0  # distance of a simulation that defines all that the observation lacks
+_ENOUGH, _MOST = 8, 30  # degrees of freedom: least, and most that other configurations lend
 SMALLEST = 0.05  # unit of a feature that hardly varies, in scales of the table
 
 
@@ -39,6 +40,7 @@ class Known:
     Args:
         z, x, defined: (n, P), (n, F) scaled features, and whether they are defined, of those that ran to their end.
         seeds: (n,) simulations behind each.
+        squares, freedom: (n, F) sums of squared deviations between them, and degrees of freedom.
         failed: (k, P) those that did not.
     """
 
@@ -46,6 +48,8 @@ class Known:
     x: np.ndarray
     defined: np.ndarray
     seeds: np.ndarray
+    squares: np.ndarray
+    freedom: np.ndarray
     failed: np.ndarray
 
     @classmethod
@@ -53,8 +57,8 @@ class Known:
         """The simulations of a table."""
         rows = table.read()
         ok, z = rows.outcome == "ok", table.prior.unconstrain(rows.theta)
-        values, states = rows.values[ok], rows.states[ok]
-        return cls(z[ok], encoder.scaled(values, states), states == DEFINED, np.ones(int(ok.sum())), z[~ok])
+        x, defined = encoder.scaled(rows.values[ok], rows.states[ok]), rows.states[ok] == DEFINED
+        return cls(z[ok], x, defined, np.ones(len(x)), np.zeros(x.shape), np.zeros(x.shape), z[~ok])
 
     def joined(self, batch: Batch, prior: Prior, encoder: FeatureEncoder) -> "Known":
         """With the configurations of a batch, their features averaged over the seeds."""
@@ -63,8 +67,14 @@ class Known:
         n = defined.sum(1)
         mean = np.where(defined, x, 0.0).sum(1) / np.maximum(n, 1)
         seeds = np.full(int(ran.sum()), float(defined.shape[1]))
-        new = z[ran], mean, 2 * n > defined.shape[1], seeds, z[~ran]
+        new = z[ran], mean, 2 * n > defined.shape[1], seeds, *deviations(x, defined), z[~ran]
         return Known(*(np.concatenate(pair) for pair in zip(vars(self).values(), new, strict=True)))
+
+    def variance(self) -> tuple[np.ndarray, np.ndarray]:
+        """(F,) from seed to seed, over all configurations with several, and degrees of freedom: too few are none."""
+        freedom = self.freedom.sum(0)
+        counted = np.where(freedom >= _ENOUGH, np.minimum(freedom, _MOST), 0.0)
+        return self.squares.sum(0) / np.maximum(freedom, 1), counted
 
 
 def differences_in_sd(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> np.ndarray:
@@ -72,14 +82,17 @@ def differences_in_sd(known: Known, seen: WindowedFeatures, encoder: FeatureEnco
 
     In the standard deviation of a single window about the mean of all: what one simulation of the circuit behind the
     recording would show. At most 30, which is also what counts where a simulation does not define a feature. A
-    recording of fewer than three windows does not tell how features vary: there the unit is the scale of the table.
+    recording of fewer than three windows does not tell how features vary: there the unit is that of configurations
+    with several seeds, and where there are none the scale of the table.
     """
     windows = encoder.scaled(seen.window_values, seen.window_states)
     there, compared = seen.window_states == DEFINED, seen.states == DEFINED
     squares, freedom = deviations(windows, there)
-    m = np.maximum(there.sum(0), 1)
+    m, (lent, lends) = np.maximum(there.sum(0), 1), known.variance()
     target = np.where(there, windows, 0.0).sum(0) / m
-    unit = np.sqrt(np.where(freedom + 1 >= LEAST_WINDOWS, squares / np.maximum(freedom, 1) * (1.0 + 1.0 / m), 1.0))
+    short, unknown = freedom + 1 < LEAST_WINDOWS, lends == 0
+    variance = np.where(short, lent, squares / np.maximum(freedom, 1))
+    unit = np.sqrt(np.where(short & unknown, 1.0, variance * (1.0 + 1.0 / m)))
     away = np.minimum(np.abs(known.x - target) / np.maximum(unit, SMALLEST), _FAR)
     return np.asarray(np.where(known.defined, away, _FAR)[:, compared])
 

@@ -12,6 +12,7 @@ from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import UNDEFINED, WindowedFeatures
 from sbi_circuits.nearby import DRAWN, OUT_OF_REACH, Known, Nearby, distances, nearby_ensemble, reach
 from sbi_circuits.nearby_choice import Expectation, likely
+from sbi_circuits.nearby_known import Batch, differences_in_sd
 from sbi_circuits.results import load_ensemble, save_ensemble
 from sbi_circuits.table import MemoryTable
 from sbi_circuits.table_rows import Rows
@@ -138,6 +139,22 @@ def test_bad_requests_end_in_a_line_that_says_why() -> None:
     with pytest.raises(InferenceError, match="needs 3 that ran to their end"):
         nearby_ensemble(tiny_posterior(), X, few, engine="tiny", progress=False)
     assert CIRCUIT.name == "tiny" and FEATURES.width > 10
+
+
+def test_seeds_of_what_was_drawn_tell_how_far_one_window_may_be_off() -> None:
+    """Simulations of a table are single; a batch of eight with three seeds each has sixteen degrees of freedom."""
+    encoder, random = tiny_posterior().encoder, np.random.default_rng(0)
+    known, one = Known.of_table(memory(), encoder), tiny_observation(THETA, windows=1)
+    assert (known.variance()[1] == 0).all()
+    shape = (8, 3, len(encoder.centre))
+    values = encoder.centre + 0.1 * encoder.scale * random.standard_normal(shape)
+    batch = Batch(np.tile(THETA, (8, 1)), values, np.zeros(shape, np.uint8), np.full((8, 3), "ok"))
+    more = known.joined(batch, PRIOR, encoder)
+    variance, freedom = more.variance()
+    linear = ~encoder.log
+    assert (freedom == 16).all() and np.median(np.sqrt(variance[linear])) == pytest.approx(0.1, rel=0.3)
+    before, after = (differences_in_sd(k, one, encoder)[: len(known.z)] for k in (known, more))
+    assert np.median(after / np.maximum(before, 1e-9)) > 3  # in units a tenth as large, times the root of two
 
 
 def expectation(table: MemoryTable, x: WindowedFeatures = X) -> Expectation:
