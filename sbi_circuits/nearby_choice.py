@@ -22,7 +22,7 @@ CANDIDATES = 48  # for each that is simulated
 _LIKELY = 3  # for each, those expected to agree the most: the simulated ones are drawn from them
 _ROWS = 800  # nearest the centres of the kernels, that are learned from
 _LEAST = 20
-_BOUND = 4.0  # about that of the rule with twenty features
+_BOUND = 2.5  # that of the rule is 3.2 to 4.5 with twenty features: with some room, as its units shift
 _LOWEST = 0.01
 _LENT = 2.0  # degrees of freedom that the regression's own scatter counts beside the recording's windows
 

@@ -24,6 +24,7 @@ from sbi_circuits.subspace.resimulate import SCREENED, feature_unit
 
 _ROWS = 800  # nearest the members, that are learned from
 _LEAST = 10
+_MARGIN = 0.75  # of the bound: its units shift as an ensemble grows, and members on the edge would fall out again
 _SURE = 0.05  # least probability to show all features that is believed
 
 
@@ -47,11 +48,11 @@ class Surrogate:
     repeats: int
 
     def probability(self, z: np.ndarray) -> np.ndarray:
-        """(m,) how likely configurations z (m, P) are to be verified; features count as independent."""
+        """(m,) how likely configurations z (m, P) are to be verified with some room; features count as independent."""
         points = torch.as_tensor(np.asarray(z, dtype=float))
         mean, known = self.features.mean(points).numpy() - self.target, self.features.variance(points).numpy()
         sd = np.sqrt(known + self.features.one_seed().numpy() / self.repeats)
-        limit = self.bound * self.spread
+        limit = _MARGIN * self.bound * self.spread
         inside = ndtr((limit - mean) / sd) - ndtr((-limit - mean) / sd)
         whole = np.clip(self.whole.mean(points).numpy()[:, 0], 0.01, 1.0)
         return np.asarray(whole * inside.prod(1))
