@@ -61,7 +61,8 @@ def simulated(n: int, name: str) -> tuple[list[tuple[str, WindowedFeatures]], Me
         raise InferenceError(f"posterior {name} was trained on another table than the one that is kept")
     rest, held, kinds = held_out(table, PER_KIND_OF.get(name, PER_KIND), SPLIT_SEED)
     names = np.unique(kinds)
-    rows = np.concatenate([np.flatnonzero(kinds == kind)[: -(-n // len(names))] for kind in names])[:n]
+    turns = np.array([np.flatnonzero(kinds == kind)[: -(-n // len(names))] for kind in names])
+    rows = turns.T.ravel()[:n]  # in turns, so that a run that is cut short has every kind
     seen = [summarise([FeatureValues(held.values[k], held.states[k])]) for k in rows]
     return [(f"{kinds[k]}, held out {k}", x) for k, x in zip(rows, seen, strict=True)], rest
 

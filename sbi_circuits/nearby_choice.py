@@ -8,14 +8,12 @@ expectation chooses and nothing else: what counts as verified is simulated and j
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.spatial import cKDTree
-from scipy.special import log_ndtr
 
 from sbi_circuits.features import DEFINED, WindowedFeatures
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.nearby_known import LEAST_WINDOWS, SMALLEST, Known, lacking
-from sbi_circuits.regression import Regression
+from sbi_circuits.regression import Regression, log_chance
 from sbi_circuits.verification_spread import deviations
 
 CANDIDATES = 48  # for each that is simulated
@@ -23,7 +21,6 @@ _LIKELY = 3  # for each, those expected to agree the most: the simulated ones ar
 _ROWS = 800  # nearest the centres of the kernels, that are learned from
 _LEAST = 20
 _BOUND = 2.5  # that of the rule is 3.2 to 4.5 with twenty features: with some room, as its units shift
-_LOWEST = 0.01
 _LENT = 2.0  # degrees of freedom that the regression's own scatter counts beside the recording's windows
 
 
@@ -73,27 +70,12 @@ class Expectation:
 
     def log_chance(self, z: np.ndarray) -> np.ndarray:
         """(m,) log probability that configurations z (m, P) agree; features count as independent."""
-        points = torch.as_tensor(np.asarray(z, dtype=float))
-        whole = np.log(np.clip(self.whole.mean(points).numpy()[:, 0], _LOWEST, 1.0))
-        if self.features is None:
-            return np.asarray(whole)
-        off = self.features.mean(points).numpy() - self.target
-        sd = np.sqrt(self.features.variance(points).numpy() + self.features.one_seed().numpy() / self.repeats)
-        limit = _BOUND * self.spread
-        return np.asarray(whole + _log_within((-limit - off) / sd, (limit - off) / sd).sum(1))
+        return log_chance(self.features, self.whole, z, self.target, _BOUND * self.spread, self.repeats)
 
 
-def _log_within(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Log probability of a standard normal between two bounds, exact far out too: it still tells which is nearer."""
-    flip = low > 0
-    low, high = np.where(flip, -high, low), np.where(flip, -low, high)
-    upper = log_ndtr(high)
-    return np.asarray(upper + np.log1p(-np.exp(np.minimum(log_ndtr(low) - upper, -1e-12))))
-
-
-def likely(log_chance: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
+def likely(chance: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
     """(n,) numbers of candidates, drawn from the three for each that are expected to agree the most."""
-    best = np.argsort(-log_chance, kind="stable")[: _LIKELY * n]
+    best = np.argsort(-chance, kind="stable")[: _LIKELY * n]
     return np.sort(random.permutation(best)[:n])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import log_ndtr
 from torch import Tensor
 
 from sbi_circuits.errors import InferenceError
@@ -19,6 +20,7 @@ _NOISES = torch.logspace(-3, 2, 41, dtype=_DTYPE)  # of one simulation, in units
 _JITTER = 1e-6
 _LEAST = 10  # rows
 _CHUNK = 1024
+_RARE = 0.01  # least share of simulations that show all features which is believed, so that no candidate is ruled out
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +128,35 @@ class Regression:
         size, along = self.amplitude * (self.scale / unit) ** 2, self.vectors.T @ slopes
         before = torch.diag((1.0 + self.linear / len(at)) / self.lengths**2)
         return mean.T @ mean + size.sum() * before - along.T @ ((self.inverse @ size)[:, None] * along)
+
+
+def log_chance(
+    features: Regression | None, whole: Regression, z: np.ndarray, target: np.ndarray, limit: np.ndarray, repeats: int
+) -> np.ndarray:
+    """(m,) log probability that configurations z (m, P) show all features, their means within limits of a target.
+
+    Features count as independent.
+
+    Args:
+        features: of the T targets; None where there are none.
+        whole: share of the simulations that show all of them.
+        target, limit: (T,); repeats: simulations that each mean is of.
+    """
+    points = torch.as_tensor(np.asarray(z, dtype=float))
+    shown = np.log(np.clip(whole.mean(points).numpy()[:, 0], _RARE, 1.0))
+    if features is None:
+        return np.asarray(shown)
+    off = features.mean(points).numpy() - target
+    sd = np.sqrt(features.variance(points).numpy() + features.one_seed().numpy() / repeats)
+    return np.asarray(shown + _log_within((-limit - off) / sd, (limit - off) / sd).sum(1))
+
+
+def _log_within(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Log probability of a standard normal between two bounds, exact far out too: it still tells which is nearer."""
+    flip = low > 0
+    low, high = np.where(flip, -high, low), np.where(flip, -low, high)
+    upper = log_ndtr(high)
+    return np.asarray(upper + np.log1p(-np.exp(np.minimum(log_ndtr(low) - upper, -1e-12))))
 
 
 def _kernel(a: Tensor, b: Tensor, linear: Tensor) -> Tensor:

@@ -16,8 +16,7 @@
 # # From a recording to a verified ensemble
 #
 # A culture of rat cortical neurons fires in network bursts. Which configurations of a spiking network with
-# 28 free parameters burst like it? This notebook answers the question for one culture, step by step, and
-# then for the same culture on four days of its development:
+# 28 free parameters burst like it? This notebook answers the question for one culture, step by step:
 #
 #     prior -> theta -> simulate -> recording -> features -> table -> flow -> posterior -> ensemble -> verify
 #
@@ -51,12 +50,10 @@ from sbi_circuits.report import simulate_best
 # %%
 @dataclass(frozen=True)
 class Size:
-    """Verified members wanted and draws allowed, for the main day and for each other day; and how to train."""
+    """Verified members wanted and draws allowed; seconds shown, simulations tried; and how to train."""
 
     members: int
     draws: int
-    members_a_day: int
-    draws_a_day: int
     shown_s: float
     tried: int
     workers: int
@@ -65,8 +62,8 @@ class Size:
 
 QUICK = TrainingConfig(transform="coupling", members=1, hidden=24, layers=1, epochs=2)
 SIZES = {
-    "small": Size(1, 2, 1, 1, 2.0, 3, 1, QUICK),
-    "full": Size(20, 60, 10, 40, 20.0, 40, os.cpu_count() or 1, None),
+    "small": Size(1, 2, 2.0, 3, 1, QUICK),
+    "full": Size(20, 60, 20.0, 40, os.cpu_count() or 1, None),
 }
 SIZE = SIZES[os.environ.get("SBI_CIRCUITS_TUTORIAL_SIZE", "full")]
 DAY, SEED = 20, 0
@@ -126,7 +123,7 @@ print(by_day.to_string())
 # rare events: on day 9 a typical well bursts less than twice a minute, so the CV of its intervals is
 # undefined, and the mean interval, about 10 s, is that of the minutes which happened to hold two bursts; 1.7
 # bursts a minute are one in 35 s. Simulations of 60 s have the same bias, which is why both sides are
-# measured in the same windows. The wells one by one:
+# measured in the same windows.
 
 # %%
 SHOWN = {
@@ -135,12 +132,8 @@ SHOWN = {
     "interval_cv": "CV",
     "width_mean": "width (s)",
 }
-wells = measured.pivot(index="well", columns="day", values=list(SHOWN)).rename(columns=SHOWN)
-wells = wells.loc[sorted(wells.index, key=lambda name: (name[0], int(name[1:])))]
-print(wells.to_string(na_rep="-", float_format="%.2f"))
 
 
-# %%
 def over_days(names, chosen):
     """One panel per feature: every well in grey, the chosen one in black, the median in blue."""
     fig = blank(7.2, 2.3)
@@ -415,86 +408,7 @@ shown = ensemble.members if enough else theta[:300]
 plots.pair(shown, posterior.prior, title="verified members" if enough else "posterior draws, not verified")
 
 # %% [markdown]
-# ## 7. One culture over four days
-#
-# The posterior is amortised: the same flows answer for every day of the same well, without training again.
-# Only the verification is simulated anew.
-
-# %%
-observations = {day: culture(day, WELL) for day in DAYS}
-ensembles = {DAY: ensemble}
-for day in [d for d in DAYS if d != DAY]:
-    x, n, most = observations[day], SIZE.members_a_day, SIZE.draws_a_day
-    ensembles[day] = posterior.ensemble(x, n, max_draws=most, **options)
-draws = {day: posterior(x).sample(2000, SEED) for day, x in observations.items()}
-
-
-def day_row(day):
-    """What was observed on a day, and what came of it."""
-    x, found = observations[day], ensembles[day]
-    rate = x.values[features.names.index("bursts.rate_per_minute")]
-    inside = posterior.check(x).inside
-    return {
-        "day": day,
-        "bursts/min": round(float(rate), 1),
-        "features defined": int((x.states == DEFINED).sum()),
-        "inside the simulations": inside,
-        "drawn": len(found.theta),
-        "verified": int(found.verified.sum()),
-        "yield": f"{found.yield_:.0%}",
-        "rejected most by": next(iter(found.rejections()), "-"),
-    }
-
-
-days = pd.DataFrame([day_row(day) for day in DAYS]).set_index("day")
-print(days.to_string())
-
-# %% [markdown]
-# Yields of different days are not a ranking of the fits. A day with fewer defined features has fewer chances
-# to disagree, and a shorter list of things that were tested.
-
-
-# %%
-def marginals_by_day():
-    """Every parameter over the range of its prior: by day median, 50 % and 90 % of the posterior, and members."""
-    shades = ["#9ecae1", "#4292c6", "#08519c", "#08306b"]
-    prior = posterior.prior
-    fig = blank(7.0, 0.9 + 0.27 * len(prior))
-    ax = thin(fig.add_subplot(), "bottom")
-    for k, (day, colour) in enumerate(zip(DAYS, shades, strict=True)):
-        u, members = prior.to_unit(draws[day]), prior.to_unit(ensembles[day].members)
-        low, q1, middle, q3, high = np.quantile(u, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
-        y = np.arange(len(prior)) + 0.2 * (k - 1.5)
-        ax.hlines(y, low, high, color=colour, lw=0.8)
-        ax.hlines(y, q1, q3, color=colour, lw=2.6, label=f"day {day}")
-        ax.plot(middle, y, "o", ms=2.8, mfc="white", mec=colour, mew=0.8)
-        ax.plot(members.ravel(), np.tile(y, len(members)), "|", ms=3.5, mew=0.5, color=INK, alpha=0.6)
-    ax.set(xlim=(0, 1), ylim=(len(prior) - 0.4, -0.6), yticks=range(len(prior)), xticks=[0, 0.5, 1])
-    ax.set_yticklabels([p.label or p.name for p in prior.parameters])
-    ax.tick_params(axis="y", length=0)
-    ax.legend(ncols=4, fontsize=SMALL, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
-    label(ax, "position in the range of the prior; ticks: verified members")
-    return fig
-
-
-marginals_by_day()
-
-# %% [markdown]
-# Did a parameter move over development? A difference between medians counts only beside the width of the
-# posteriors. The table gives, for the parameters that move most, the medians by day and the largest
-# difference between two days in units of the posterior's standard deviation. Below about 2 the same circuit
-# could stand behind all four days, as far as this parameter is concerned.
-
-# %%
-medians = pd.DataFrame({f"day {d}": np.median(draws[d], axis=0) for d in DAYS}, index=posterior.prior.names)
-u = np.array([posterior.prior.to_unit(draws[d]) for d in DAYS])
-moved = np.ptp(np.median(u, axis=1), axis=0) / u.std(axis=1).mean(axis=0)
-medians["unit"] = ["" if unit == "1" else unit for unit in posterior.prior.units]
-medians["moved (sd)"] = moved
-print(medians.sort_values("moved (sd)", ascending=False).head(8).to_string(float_format="%.3g"))
-
-# %% [markdown]
-# ## 8. What to trust
+# ## 7. What to trust
 #
 # The figures of this very run:
 
@@ -504,9 +418,9 @@ gain, error = figures["validation_gain"], figures["validation_gain_error"]
 print(f"trained on {ok.sum()} simulations, worth {effective:.0f} of the prior, for {len(posterior.prior)} parameters")
 print(f"gain over the prior on held-out rows: {gain:.1f} +- {error:.1f} nats")
 print(f"observation of day {DAY}: {'inside' if check.inside else 'OUTSIDE'} the simulations")
-for day in DAYS:
-    n, m = int(ensembles[day].verified.sum()), len(ensembles[day].theta)
-    print(f"day {day}: {n} of {m} draws reproduced the culture when they were simulated again")
+for drawn, found in (("from the posterior", ensemble), ("around near simulations", near)):
+    n, m = int(found.verified.sum()), len(found.theta)
+    print(f"{n} of {m} draws {drawn} reproduced the culture when they were simulated again")
 
 # %% [markdown]
 # - **The verified members** are what this notebook found. Each of them, simulated again, reproduced what was
@@ -523,6 +437,8 @@ for day in DAYS:
 #   that a recording like this cannot exclude.
 # - **Electrodes are not cells.** Absolute rates are not compared at all; which cells an electrode hears, and
 #   how many, is modelled crudely (5 random ones).
+#
+# What changes as the culture ages is asked in `06_cultures_over_development`.
 #
 # The data: Cotterill et al. 2016, doi 10.1177/1087057116640520. The circuit: Gao et al. 2024, doi
 # 10.1101/2024.08.21.608969.

@@ -390,8 +390,7 @@ print(pd.DataFrame({"truth": truth, **together}, index=plain.prior.names).to_str
 # - **Passing is not a proof.** With few held-out simulations only large faults are seen. The bands and standard errors
 #   say how large.
 # - **Failing is information.** Too narrow: simulate more, or use more members. Wrong in one pattern or subset: look
-#   there. Wrong everywhere in the same way: recalibrate.
-# - **Where it is too wide for one recording**, `sbi-circuits infer --refine --rounds 5` simulates more.
+#   there. Wrong everywhere in the same way: recalibrate. Too wide for one recording: `infer --refine --rounds 5`.
 # - **Hundreds of features** (a spectrum, `counts`) are read as a few numbers; the training log says which.
 # - **In reach comes first.** No test on simulations says anything about a recording that the circuit cannot produce.
 # - **The comparison knows only the circuits it was given**, and their priors: a circuit with a wide prior has to spread

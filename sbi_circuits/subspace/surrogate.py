@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
-from scipy.special import ndtr
 from torch import Tensor
 
 from sbi_circuits.ensemble import Ensemble
@@ -18,7 +17,7 @@ from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import DEFINED
 from sbi_circuits.inference import TrainingData
 from sbi_circuits.prior import Prior
-from sbi_circuits.regression import Regression
+from sbi_circuits.regression import Regression, log_chance
 from sbi_circuits.subspace.density import Density, unbounded
 from sbi_circuits.subspace.resimulate import SCREENED, feature_unit
 
@@ -49,13 +48,8 @@ class Surrogate:
 
     def probability(self, z: np.ndarray) -> np.ndarray:
         """(m,) how likely configurations z (m, P) are to be verified with some room; features count as independent."""
-        points = torch.as_tensor(np.asarray(z, dtype=float))
-        mean, known = self.features.mean(points).numpy() - self.target, self.features.variance(points).numpy()
-        sd = np.sqrt(known + self.features.one_seed().numpy() / self.repeats)
         limit = _MARGIN * self.bound * self.spread
-        inside = ndtr((limit - mean) / sd) - ndtr((-limit - mean) / sd)
-        whole = np.clip(self.whole.mean(points).numpy()[:, 0], 0.01, 1.0)
-        return np.asarray(whole * inside.prod(1))
+        return np.exp(log_chance(self.features, self.whole, z, self.target, limit, self.repeats))
 
     def away(self, z: np.ndarray) -> np.ndarray:
         """(m,) expected mean square difference of the features from the observation, squared seed-to-seed units."""
