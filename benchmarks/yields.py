@@ -6,11 +6,13 @@ beside the repository. Interrupted, it resumes: each recording leaves a JSON fil
 
 Candidates are drawn around the nearest simulations of the shipped table, as `infer` does, or with `--draw posterior`
 from the posterior. With `--simulated N`, N simulations that the shipped posterior was not trained on in place of the
-recordings, as many of every kind, each an observation of one window; what is drawn around does not hold them.
+recordings, as many of every kind, each an observation of one window; what is drawn around does not hold them. With
+`--windows W` their configurations are simulated again with W seeds, for observations of W windows, which tell more.
 """
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +24,11 @@ from benchmarks.aimed.judge import held_out
 from benchmarks.aimed.posterior import PER_KIND, PER_KIND_OF
 from benchmarks.aimed.posterior import SEED as SPLIT_SEED
 from benchmarks.aimed.settings import kept
+from sbi_circuits.campaign import run_campaign
 from sbi_circuits.cultures import DAYS
 from sbi_circuits.demo import demo_table
 from sbi_circuits.digests import digest
-from sbi_circuits.ensemble import Ensemble, build_ensemble, observe
+from sbi_circuits.ensemble import Ensemble, build_ensemble, campaign_of, circuit_of, observe
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import WindowedFeatures
 from sbi_circuits.features.states import FeatureValues, summarise
@@ -40,6 +43,7 @@ RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "cultures
 UNSEEN = ("A2", "A6", "B1", "B6", "C4", "C8", "D5", "E4", "F1", "F6")
 OTHERS = ("A1", "A4", "A8", "B2", "B3", "B5", "B7", "B8", "C1", "C3")
 HEADING = "## Verified yield of recordings"
+Given = Iterator[tuple[str, WindowedFeatures]]
 
 
 def recordings() -> list[tuple[str, Path, str | None]]:
@@ -50,8 +54,10 @@ def recordings() -> list[tuple[str, Path, str | None]]:
     return [*plate[:8], ("human iPSC network", RECORDINGS / "hipsc_tc75_d41.npz", None), *plate[8:]]
 
 
-def simulated(n: int, name: str) -> tuple[list[tuple[str, WindowedFeatures]], MemoryTable]:
+def simulated(n: int, posterior: Posterior, name: str, windows: int) -> tuple[Given, MemoryTable]:
     """Held-out simulations of a shipped posterior, split off as its card's were, of every kind; and the others.
+
+    With several windows, of new simulations of their configurations; of those only that ran to their end.
 
     Raises:
         InferenceError: a posterior of another table.
@@ -63,11 +69,25 @@ def simulated(n: int, name: str) -> tuple[list[tuple[str, WindowedFeatures]], Me
     names = np.unique(kinds)
     turns = np.array([np.flatnonzero(kinds == kind)[: -(-n // len(names))] for kind in names])
     rows = turns.T.ravel()[:n]  # in turns, so that a run that is cut short has every kind
-    seen = [summarise([FeatureValues(held.values[k], held.states[k])]) for k in rows]
-    return [(f"{kinds[k]}, held out {k}", x) for k, x in zip(rows, seen, strict=True)], rest
+    names_of = [f"{kinds[k]}, held out {k}" for k in rows]
+    if windows == 1:
+        seen = [[FeatureValues(held.values[k], held.states[k])] for k in rows]
+    else:
+        seen = _windows(posterior, held.theta[rows], windows)
+    return ((name, summarise(x)) for name, x in zip(names_of, seen, strict=True) if 2 * len(x) > windows), rest
 
 
-def observations(posterior: Posterior, most: int) -> Iterator[tuple[str, WindowedFeatures]]:
+def _windows(posterior: Posterior, theta: np.ndarray, windows: int) -> Iterator[list[FeatureValues]]:
+    circuit = circuit_of(posterior, None)
+    for k, one in enumerate(theta):
+        campaign = campaign_of(posterior, circuit, one[None], windows, SPLIT_SEED + k, "auto")
+        with tempfile.TemporaryDirectory() as path:
+            rows = run_campaign(campaign, Path(path) / "windows", workers=2, progress=False).read()
+        ran = np.flatnonzero(rows.outcome == "ok")
+        yield [FeatureValues(rows.values[i], rows.states[i]) for i in ran]
+
+
+def observations(posterior: Posterior, most: int) -> Given:
     """(name, features) of the recordings."""
     for name, path, well in recordings()[:most]:
         yield name, observe(posterior, read_recording(path, group=well))
@@ -76,7 +96,7 @@ def observations(posterior: Posterior, most: int) -> Iterator[tuple[str, Windowe
 def measure(posterior: Posterior, name: str, seen: WindowedFeatures, draws: int, folder: Path, workers: int,
             near: BaseTable | None) -> dict[str, Any]:  # fmt: skip
     """Draw, simulate again, judge; read where it was done already."""
-    key = digest([name, list(posterior.log), draws, *([near.digest] if near is not None else [])])[:12]
+    key = digest([name, seen.n_windows, list(posterior.log), draws, *([near.digest] if near is not None else [])])[:12]
     file = folder / f"{key}.json"
     if not file.exists():
         options: dict[str, Any] = {"max_draws": draws, "seed": 8, "workers": workers, "progress": False,
@@ -127,10 +147,13 @@ def report(found: list[dict[str, Any]], posterior: str, draw: str) -> str:
     ])  # fmt: skip
 
 
-def main(folder: Path, posterior: str, draws: int, draw: str, workers: int, most: int, n_simulated: int,
+def main(folder: Path, posterior: str, draws: int, draw: str, workers: int, most: int, n_simulated: int, windows: int,
          write_it: bool) -> None:  # fmt: skip
     trained, found = load_posterior(posterior), []
-    given, table = simulated(n_simulated, posterior) if n_simulated else (observations(trained, most), demo_table())
+    if n_simulated:
+        given, table = simulated(n_simulated, trained, posterior, windows)
+    else:
+        given, table = observations(trained, most), demo_table()
     for name, seen in given:
         found.append(measure(trained, name, seen, draws, folder, workers, table if draw == "nearby" else None))
         print(f"{name}: {found[-1]['yield']}, {found[-1]['reach'][:60]}", flush=True)
@@ -152,6 +175,7 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--most", type=int, default=21, help="recordings to look at, to try the command")
     parser.add_argument("--simulated", type=int, default=0, help="so many held-out simulations in place of recordings")
+    parser.add_argument("--windows", type=int, default=1, help="of each of these")
     parser.add_argument("--write", action="store_true", help="into benchmarks/RESULTS.md")
     g = parser.parse_args()
-    main(g.folder, g.posterior, g.draws, g.draw, g.workers, g.most, g.simulated, g.write)
+    main(g.folder, g.posterior, g.draws, g.draw, g.workers, g.most, g.simulated, g.windows, g.write)
