@@ -35,7 +35,10 @@ from sbi_circuits.verification import Criterion, Judgement, judge
 __all__ = ["DRAWN", "NEAREST", "OUT_OF_REACH", "Known", "Nearby", "distances", "mismatches", "nearby_ensemble", "reach"]
 DRAWN = "drawn around the simulations nearest to the observation, not from the posterior"
 NEAREST = 30
-_WIDTHS = (0.05, 0.25)  # of the kernels, in standard deviations of the nearest simulations
+_WIDEST = (0.02, 0.1, 0.4)  # kernel, in standard deviations of the nearest simulations: least, at first, and most
+_RANGE = 5.0  # the widest kernel over the narrowest
+_WIDER = 1.5  # factor from batch to batch
+_YIELD = (0.25, 0.5)  # of a batch, below which kernels become narrower, and above which wider
 _SHRINK = 0.3
 _BATCH = (8, 64)  # draws of the first batch, and of the largest: each is as large as all before it
 _LIMIT = 4.0  # prior standard deviations
@@ -75,16 +78,21 @@ class Nearby:
         shrunk = (1 - _SHRINK) * covariance + (_SHRINK + 1e-9) * np.diag(np.diag(covariance) + 1e-6)
         return cls(prior, z, weights, np.linalg.cholesky(shrunk), float(near[0]))
 
-    def sample(self, n: int, seed: int) -> np.ndarray:
-        """n configurations (n, P), declared units, never outside the prior; equal seeds give equal draws."""
+    def sample(self, n: int, seed: int, widest: float = _WIDEST[1], of_each: int = 1) -> np.ndarray:
+        """n configurations (n, P), declared units, never outside the prior; equal seeds give equal draws.
+
+        Args:
+            widest: standard deviation of the widest kernel, over that of the centres.
+            of_each: so many in a row from one kernel, (n * of_each, P) in all.
+        """
         random = generator(seed, "nearby")
         # Systematic: no centre more often than its weight asks for.
         edges, at = np.cumsum(self.weights), (np.arange(n) + random.random()) / max(n, 1)
         chosen = random.permutation(np.minimum(np.searchsorted(edges, at), len(edges) - 1))
-        low, high = np.log(_WIDTHS)
-        width = np.exp(random.uniform(low, high, size=(n, 1)))
-        noise = random.standard_normal((n, len(self.prior))) @ self.factor.T
-        return self.prior.constrain(self.centres[chosen] + width * noise)
+        width = widest * np.exp(-random.uniform(0.0, np.log(_RANGE), size=(n, 1)))
+        noise = random.standard_normal((n * of_each, len(self.prior))) @ self.factor.T
+        centres, width = (np.repeat(part, of_each, axis=0) for part in (self.centres[chosen], width))
+        return self.prior.constrain(centres + width * noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,15 +112,24 @@ class _Plan:
     def repeats(self) -> int:
         return self.rule.repeats or 2
 
-    def chosen(self, known: Known, n: int, first: int) -> np.ndarray:
-        """n configurations (n, P) near what is known, the likeliest of many; the first is draw number `first`."""
+    def chosen(self, known: Known, n: int, first: int, widest: float) -> np.ndarray:
+        """n configurations (n, P) near what is known; the first is draw number `first`.
+
+        The first batch as they come: what was simulated once, and further apart, does not tell which of them agree.
+        Later the likeliest of many of each kernel: its centre and its width are drawn before, so that choosing does not
+        make the draws alike.
+        """
         prior, encoder, key = self.posterior.prior, self.posterior.encoder, stream_key(self.seed, "nearby", first)
         proposal = Nearby.fit(prior, known, distances(known, self.seen, encoder))
-        expected = Expectation.fit(known, self.seen, encoder, proposal.centres, self.repeats)
+        expected = (
+            Expectation.fit(known, self.seen, encoder, proposal.centres, proposal.factor, self.repeats)
+            if first else None
+        )  # fmt: skip
         if expected is None:
-            return proposal.sample(n, key % 2**62)
-        theta = proposal.sample(CANDIDATES * n, key % 2**62)
-        return theta[likely(expected.log_chance(prior.unconstrain(theta)), n, generator(key % 2**62, "likely"))]
+            return proposal.sample(n, key % 2**62, widest)
+        theta = proposal.sample(n, key % 2**62, widest, CANDIDATES)
+        chance = expected.log_chance(prior.unconstrain(theta)).reshape(n, CANDIDATES)
+        return theta.reshape(n, CANDIDATES, -1)[np.arange(n), likely(chance, generator(key % 2**62, "likely"))]
 
     def simulated(self, theta: np.ndarray, first: int, path: Path) -> Batch:
         """A batch of draws, simulated with several seeds each; the first of them is draw number `first`."""
@@ -130,17 +147,28 @@ def _until_enough(
     plan: _Plan, known: Known, n: int, limit: int, seconds: float, path: Path
 ) -> tuple[Batch, Judgement]:
     """Batches until n are verified, or the draws or the time are used up; each learns from those before it."""
-    began = time.monotonic()
+    began, widest = time.monotonic(), _WIDEST[1]
     done: Batch | None = None
     while True:
         drawn = 0 if done is None else len(done.theta)
         size = _size(drawn, limit, seconds, time.monotonic() - began)
-        batch = plan.simulated(plan.chosen(known, size, drawn), drawn, path)
+        batch = plan.simulated(plan.chosen(known, size, drawn, widest), drawn, path)
         done = batch if done is None else done.followed_by(batch)
         found = plan.judged(done)
         if found.verified.sum() >= n or len(done.theta) >= limit or time.monotonic() - began >= seconds:
             return done, found
         known = known.joined(batch, plan.posterior.prior, plan.posterior.encoder)
+        widest = _next_widest(widest, float(found.verified[drawn:].mean()))
+
+
+def _next_widest(widest: float, found: float) -> float:
+    """Wider kernels after a batch of which many were verified, narrower ones after one of which few were.
+
+    How far from a simulation its neighbours still do the same differs between recordings by much.
+    """
+    few, many = _YIELD
+    factor = _WIDER if found > many else 1.0 / _WIDER if found < few else 1.0
+    return min(max(widest * factor, _WIDEST[0]), _WIDEST[2])
 
 
 def _size(drawn: int, limit: int, seconds: float, spent: float) -> int:

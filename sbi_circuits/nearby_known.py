@@ -77,24 +77,34 @@ class Known:
         return self.squares.sum(0) / np.maximum(freedom, 1), counted
 
 
-def differences_in_sd(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> np.ndarray:
-    """Differences of simulations from an observation: (n, f) over the f features that the observation defines.
+def unit_of_a_difference(
+    known: Known, seen: WindowedFeatures, encoder: FeatureEncoder
+) -> tuple[np.ndarray, np.ndarray]:
+    """(F,) what an observation shows, scaled, and the unit in which single simulations differ from it.
 
-    In the standard deviation of a single window about the mean of all: what one simulation of the circuit behind the
-    recording would show. At most 30, which is also what counts where a simulation does not define a feature. A
-    recording of fewer than three windows does not tell how features vary: there the unit is that of configurations
-    with several seeds, and where there are none the scale of the table.
+    The standard deviation of a single window about the mean of all: what one simulation of the circuit behind the
+    recording would show. A recording of fewer than three windows does not tell how features vary: there the unit is
+    that of configurations with several seeds, and where there are none the scale of the table.
     """
-    windows = encoder.scaled(seen.window_values, seen.window_states)
-    there, compared = seen.window_states == DEFINED, seen.states == DEFINED
+    windows, there = encoder.scaled(seen.window_values, seen.window_states), seen.window_states == DEFINED
     squares, freedom = deviations(windows, there)
     m, (lent, lends) = np.maximum(there.sum(0), 1), known.variance()
     target = np.where(there, windows, 0.0).sum(0) / m
     short, unknown = freedom + 1 < LEAST_WINDOWS, lends == 0
     variance = np.where(short, lent, squares / np.maximum(freedom, 1))
     unit = np.sqrt(np.where(short & unknown, 1.0, variance * (1.0 + 1.0 / m)))
-    away = np.minimum(np.abs(known.x - target) / np.maximum(unit, SMALLEST), _FAR)
-    return np.asarray(np.where(known.defined, away, _FAR)[:, compared])
+    return target, np.maximum(unit, SMALLEST)
+
+
+def differences_in_sd(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> np.ndarray:
+    """Differences of simulations from an observation: (n, f) over the f features that the observation defines.
+
+    In the unit of `unit_of_a_difference`. At most 30, which is also what counts where a simulation does not define a
+    feature.
+    """
+    target, unit = unit_of_a_difference(known, seen, encoder)
+    away = np.minimum(np.abs(known.x - target) / unit, _FAR)
+    return np.asarray(np.where(known.defined, away, _FAR)[:, seen.states == DEFINED])
 
 
 def lacking(seen: WindowedFeatures) -> np.ndarray:

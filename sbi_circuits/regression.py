@@ -130,25 +130,18 @@ class Regression:
         return mean.T @ mean + size.sum() * before - along.T @ ((self.inverse @ size)[:, None] * along)
 
 
-def log_chance(
-    features: Regression | None, whole: Regression, z: np.ndarray, target: np.ndarray, limit: np.ndarray, repeats: int
-) -> np.ndarray:
-    """(m,) log probability that configurations z (m, P) show all features, their means within limits of a target.
+def log_chance(whole: Regression, z: np.ndarray, off: np.ndarray, sd: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """(m,) log probability that configurations z (m, P) show all features, each within its limit of a target.
 
     Features count as independent.
 
     Args:
-        features: of the T targets; None where there are none.
         whole: share of the simulations that show all of them.
-        target, limit: (T,); repeats: simulations that each mean is of.
+        off, sd: (m, T) expected difference of each feature from its target, and standard deviation of it.
+        limit: (T,).
     """
-    points = torch.as_tensor(np.asarray(z, dtype=float))
-    shown = np.log(np.clip(whole.mean(points).numpy()[:, 0], _RARE, 1.0))
-    if features is None:
-        return np.asarray(shown)
-    off = features.mean(points).numpy() - target
-    sd = np.sqrt(features.variance(points).numpy() + features.one_seed().numpy() / repeats)
-    return np.asarray(shown + _log_within((-limit - off) / sd, (limit - off) / sd).sum(1))
+    shown = whole.mean(torch.as_tensor(np.asarray(z, dtype=float))).numpy()[:, 0]
+    return np.asarray(np.log(np.clip(shown, _RARE, 1.0)) + _log_within((-limit - off) / sd, (limit - off) / sd).sum(1))
 
 
 def _log_within(low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -48,8 +48,10 @@ class Surrogate:
 
     def probability(self, z: np.ndarray) -> np.ndarray:
         """(m,) how likely configurations z (m, P) are to be verified with some room; features count as independent."""
-        limit = _MARGIN * self.bound * self.spread
-        return np.exp(log_chance(self.features, self.whole, z, self.target, limit, self.repeats))
+        points = torch.as_tensor(np.asarray(z, dtype=float))
+        off, known = self.features.mean(points).numpy() - self.target, self.features.variance(points).numpy()
+        sd = np.sqrt(known + self.features.one_seed().numpy() / self.repeats)
+        return np.exp(log_chance(self.whole, z, off, sd, _MARGIN * self.bound * self.spread))
 
     def away(self, z: np.ndarray) -> np.ndarray:
         """(m,) expected mean square difference of the features from the observation, squared seed-to-seed units."""
