@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from sbi_circuits.campaign import run_campaign
 from sbi_circuits.circuit import Circuit
@@ -32,7 +33,10 @@ from sbi_circuits.seeds import generator, stream_key
 from sbi_circuits.table import BaseTable
 from sbi_circuits.verification import Criterion, Judgement, judge
 
-__all__ = ["DRAWN", "NEAREST", "OUT_OF_REACH", "Known", "Nearby", "distances", "mismatches", "nearby_ensemble", "reach"]
+__all__ = [
+    "DRAWN", "NEAREST", "OUT_OF_REACH", "Known", "Nearby", "alike", "distances", "mismatches", "nearby_ensemble",
+    "reach",
+]  # fmt: skip
 DRAWN = "drawn around the simulations nearest to the observation, not from the posterior"
 NEAREST = 30
 _WIDEST = (0.02, 0.1, 0.4)  # kernel, in standard deviations of the nearest simulations: least, at first, and most
@@ -219,14 +223,26 @@ def nearby_ensemble(
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary if folder is None else folder)
         done, found = _until_enough(plan, known, n, limit, seconds, path)
-    told = reach(known, seen, posterior.encoder, posterior.feature_names, found.bound)
+    told = [posterior.check(seen).summary(),
+            reach(known, seen, posterior.encoder, posterior.feature_names, found.bound),
+            alike(posterior.prior, done.theta[found.verified])]  # fmt: skip
     return Ensemble(
         prior=posterior.prior, feature_set=table.feature_set, observation=seen, **vars(done),
         log_prob=posterior(seen).log_prob(done.theta), judgement=found, criterion=rule, encoder=posterior.encoder,
-        seed=seed, trust="; ".join(filter(None, [posterior.check(seen).summary(), told])),
+        seed=seed, trust="; ".join(filter(None, told)),
         provenance={**posterior.provenance, "engine": engine, "posterior_parameters": posterior.prior.digest,
                     "drawn": DRAWN, "drawn_around": table.digest},
     )  # fmt: skip
+
+
+def alike(prior: Prior, members: np.ndarray) -> str:
+    """One line: how near members (n, P) lie to one another, as they were drawn in families; empty for less than two."""
+    if len(members) < 2:
+        return ""
+    u = prior.to_unit(members)
+    gap = np.median(cKDTree(u).query(u, k=2)[0][:, 1]) / np.sqrt(u.shape[1])
+    return (f"parameters of a verified configuration differ from those of the nearest other by {gap:.1%} of the "
+            "prior's range (two draws of the prior: 41%)")  # fmt: skip
 
 
 def mismatches(posterior: Posterior, table: BaseTable) -> list[str]:

@@ -11,7 +11,17 @@ from tiny import CIRCUIT, FEATURES, PRIOR, THETA, TinyEngine, tiny_observation, 
 from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import UNDEFINED, WindowedFeatures
-from sbi_circuits.nearby import DRAWN, OUT_OF_REACH, Known, Nearby, _next_widest, distances, nearby_ensemble, reach
+from sbi_circuits.nearby import (
+    DRAWN,
+    OUT_OF_REACH,
+    Known,
+    Nearby,
+    _next_widest,
+    alike,
+    distances,
+    nearby_ensemble,
+    reach,
+)
 from sbi_circuits.nearby_choice import Expectation, Local, compressed, likely
 from sbi_circuits.nearby_known import Batch, differences_in_sd
 from sbi_circuits.regression import Regression
@@ -214,6 +224,16 @@ def test_without_enough_simulations_nothing_is_expected() -> None:
     assert Expectation.fit(known, X, encoder, PRIOR.unconstrain(THETA)[None], np.eye(3), 4) is None
     found = drawn(few, max_draws=4)
     assert len(found.theta) == 4
+
+
+def test_how_much_alike_members_are_is_said() -> None:
+    """Two draws of the prior differ by the root of a sixth; negative control: copies do not differ."""
+    pairs = [PRIOR.sample(2, seed=k) for k in range(400)]
+    u = PRIOR.to_unit(np.array(pairs).reshape(-1, 3)).reshape(400, 2, 3)
+    assert np.sqrt(((u[:, 0] - u[:, 1]) ** 2).mean()) == pytest.approx(np.sqrt(1 / 6), abs=0.02)
+    assert alike(PRIOR, np.repeat(pairs[0], 2, axis=0)).startswith("parameters of a verified configuration differ from")
+    assert " 0.0% " in alike(PRIOR, np.repeat(pairs[0], 2, axis=0)) and " 0.0% " not in alike(PRIOR, pairs[0])
+    assert alike(PRIOR, pairs[0][:1]) == "" and alike(PRIOR, drawn().members) in drawn().trust
 
 
 def test_what_is_a_configurations_own_is_expected_nearby_and_what_is_its_seeds_is_not() -> None:
