@@ -119,15 +119,16 @@ class _Plan:
     def chosen(self, known: Known, n: int, first: int, widest: float) -> np.ndarray:
         """n configurations (n, P) near what is known; the first is draw number `first`.
 
-        The first batch as they come: what was simulated once, and further apart, does not tell which of them agree.
-        Later the likeliest of many of each kernel: its centre and its width are drawn before, so that choosing does not
-        make the draws alike.
+        The first batch as they come: what was simulated once, and further apart, does not tell which of them agree
+        better than distances do, unless the recording is too short to say in which unit these are. Later the likeliest
+        of many of each kernel: its centre and its width are drawn before, so that choosing does not make the draws
+        alike.
         """
         prior, encoder, key = self.posterior.prior, self.posterior.encoder, stream_key(self.seed, "nearby", first)
         proposal = Nearby.fit(prior, known, distances(known, self.seen, encoder))
         expected = (
             Expectation.fit(known, self.seen, encoder, proposal.centres, proposal.factor, self.repeats)
-            if first else None
+            if first or self.seen.n_windows < LEAST_WINDOWS else None
         )  # fmt: skip
         if expected is None:
             return proposal.sample(n, key % 2**62, widest)
