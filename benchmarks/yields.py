@@ -15,6 +15,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,9 @@ def simulated(n: int, posterior: Posterior, name: str, windows: int) -> tuple[Gi
         raise InferenceError(f"posterior {name} was trained on another table than the one that is kept")
     rest, held, kinds = held_out(table, PER_KIND_OF.get(name, PER_KIND), SPLIT_SEED)
     names = np.unique(kinds)
-    turns = np.array([np.flatnonzero(kinds == kind)[: -(-n // len(names))] for kind in names])
-    rows = turns.T.ravel()[:n]  # in turns, so that a run that is cut short has every kind
+    # In turns, so that a run that is cut short has every kind; of a kind with few simulations all of them.
+    turns = zip_longest(*(np.flatnonzero(kinds == kind) for kind in names))
+    rows = [int(k) for turn in turns for k in turn if k is not None][:n]
     names_of = [f"{kinds[k]}, held out {k}" for k in rows]
     if windows == 1:
         seen = [[FeatureValues(held.values[k], held.states[k])] for k in rows]
