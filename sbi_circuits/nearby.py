@@ -1,11 +1,11 @@
-"""Configurations around the simulations nearest to an observation, and around what was verified of them.
+"""The simulations nearest to an observation once more, and configurations around those of them that agree.
 
 A flow smooths: trained on some thousand simulations of 28 parameters it gives most of its mass to circuits that do
-not reproduce one recording, although simulations in its own table do. Here candidates are drawn around the
-simulations of a table that lie nearest to the observation, simulated again, and the next ones are drawn around the
-nearest of all there are by then: population Monte Carlo for approximate Bayesian computation (Beaumont et al. 2009,
-Biometrika 96:983), with the kernel of Beaumont, Zhang, Balding 2002, Genetics 162:2025, over distances. Of many
-candidates those are simulated that are likely to agree (`nearby_choice`).
+not reproduce one recording, although simulations in its own table do. Here the simulations of a table that lie nearest
+to the observation are simulated again, the next ones are drawn around them, by how many agreed, and so on: population
+Monte Carlo for approximate Bayesian computation (Beaumont et al. 2009, Biometrika 96:983), with the kernel of Beaumont,
+Zhang, Balding 2002, Genetics 162:2025, over distances, in families that none of crowds out the others
+(`nearby_families`). Of many candidates those are simulated that are likely to agree (`nearby_choice`).
 
 What comes out is an ensemble of verified configurations, and no sample of the posterior: it stays near simulations
 that there were, and how much of the posterior that covers is for `subspace.coverage` to say.
@@ -26,6 +26,7 @@ from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import WindowedFeatures
 from sbi_circuits.inference import Posterior
 from sbi_circuits.nearby_choice import CANDIDATES, Expectation, likely
+from sbi_circuits.nearby_families import Families
 from sbi_circuits.nearby_known import LEAST_WINDOWS, OUT_OF_REACH, Batch, Known, distances, reach
 from sbi_circuits.prior import Prior
 from sbi_circuits.recording import Recording
@@ -37,12 +38,12 @@ __all__ = [
     "DRAWN", "NEAREST", "OUT_OF_REACH", "Known", "Nearby", "alike", "distances", "mismatches", "nearby_ensemble",
     "reach",
 ]  # fmt: skip
-DRAWN = "drawn around the simulations nearest to the observation, not from the posterior"
+DRAWN = "the simulations nearest to the observation and draws around them, not from the posterior"
 NEAREST = 30
 _WIDEST = (0.02, 0.1, 0.4)  # kernel, in standard deviations of the nearest simulations: least, at first, and most
 _RANGE = 5.0  # the widest kernel over the narrowest
 _WIDER = 1.5  # factor from batch to batch
-_YIELD = (0.25, 0.5)  # of a batch, below which kernels become narrower, and above which wider
+_YIELD = (0.4, 0.6)  # of a batch, below which kernels become narrower, and above which wider
 _SHRINK = 0.3
 _BATCH = (8, 64)  # draws of the first batch, and of the largest: each is as large as all before it
 _LIMIT = 4.0  # prior standard deviations
@@ -54,39 +55,46 @@ class Nearby:
 
     Args:
         prior: of theta.
-        centres: (K, P) unbounded; weights: (K,) of them, summing to one.
-        factor: (P, P) lower triangular, of the covariance of the centres.
-        nearest: distance of the nearest of them, see `distances`.
+        centres: (K, P) unbounded; family: (K,) simulation of the table that each descends from; weights: (K,) of them,
+            summing to one.
+        factor: (P, P) lower triangular, of the covariance of the nearest simulations.
     """
 
     prior: Prior
     centres: np.ndarray
+    family: np.ndarray
     weights: np.ndarray
     factor: np.ndarray
-    nearest: float
 
     @classmethod
-    def fit(cls, prior: Prior, known: Known, distance: np.ndarray, k: int = NEAREST) -> "Nearby":
-        """Around the k simulations of the smallest distance (n,).
+    def fit(
+        cls, prior: Prior, known: Known, distance: np.ndarray, k: int = NEAREST, families: Families | None = None
+    ) -> "Nearby":
+        """Around the nearest of each of k families, by the smallest distance (n,).
+
+        Args:
+            families: what was drawn of them so far; they count by their distance and by the share that is verified.
 
         Raises:
             InferenceError: fewer than three simulations.
         """
         if len(distance) < LEAST_WINDOWS:
             raise InferenceError(f"drawing around simulations needs 3 that ran to their end, there are {len(distance)}")
-        order = np.argsort(distance, kind="stable")[:k]
-        near, z = distance[order], np.clip(known.z[order], -_LIMIT, _LIMIT)
-        weights = 1.0 - (near / max(near[-1] * (1 + 1e-6), 1e-12)) ** 2 + 1e-3
-        weights = weights / weights.sum()
-        covariance = np.cov(z.T, aweights=weights).reshape(z.shape[1], -1)
-        shrunk = (1 - _SHRINK) * covariance + (_SHRINK + 1e-9) * np.diag(np.diag(covariance) + 1e-6)
-        return cls(prior, z, weights, np.linalg.cholesky(shrunk), float(near[0]))
+        families = families or Families.none()
+        near, rows = known.nearest_of_each(distance)[:k], families.centres(known, distance, k)
+        factor = _factor(_within(known.z[near]), _weights(distance[near]))
+        weights = _weights(distance[rows]) * families.worth(known.family[rows])
+        return cls(prior, _within(known.z[rows]), known.family[rows], weights / weights.sum(), factor)
 
-    def sample(self, n: int, seed: int, widest: float = _WIDEST[1], of_each: int = 1) -> np.ndarray:
-        """n configurations (n, P), declared units, never outside the prior; equal seeds give equal draws.
+    def sample(
+        self, n: int, seed: int, widest: float = _WIDEST[1], of_each: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """n configurations (n, P), declared units, never outside the prior, and the number of each centre (n,).
+
+        Equal seeds give equal draws.
 
         Args:
-            widest: standard deviation of the widest kernel, over that of the centres.
+            widest: standard deviation of the widest kernel, over that of the nearest simulations.
             of_each: so many in a row from one kernel, (n * of_each, P) in all.
         """
         random = generator(seed, "nearby")
@@ -96,7 +104,23 @@ class Nearby:
         width = widest * np.exp(-random.uniform(0.0, np.log(_RANGE), size=(n, 1)))
         noise = random.standard_normal((n * of_each, len(self.prior))) @ self.factor.T
         centres, width = (np.repeat(part, of_each, axis=0) for part in (self.centres[chosen], width))
-        return self.prior.constrain(centres + width * noise)
+        return self.prior.constrain(centres + width * noise), chosen
+
+
+def _within(z: np.ndarray) -> np.ndarray:
+    return np.clip(z, -_LIMIT, _LIMIT)
+
+
+def _weights(distance: np.ndarray) -> np.ndarray:
+    """(k,) of distances in order: Epanechnikov's kernel, as wide as the farthest."""
+    weights = 1.0 - (distance / max(distance[-1] * (1 + 1e-6), 1e-12)) ** 2 + 1e-3
+    return np.asarray(weights / weights.sum())
+
+
+def _factor(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    covariance = np.cov(z.T, aweights=weights).reshape(z.shape[1], -1)
+    shrunk = (1 - _SHRINK) * covariance + (_SHRINK + 1e-9) * np.diag(np.diag(covariance) + 1e-6)
+    return np.linalg.cholesky(shrunk)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,25 +140,40 @@ class _Plan:
     def repeats(self) -> int:
         return self.rule.repeats or 2
 
-    def chosen(self, known: Known, n: int, first: int, widest: float) -> np.ndarray:
-        """n configurations (n, P) near what is known; the first is draw number `first`.
+    def chosen(
+        self, known: Known, n: int, families: Families, widest: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """n configurations (n, P) near what is known, their families (n,), and whether they were moved (n,).
 
-        The first batch as they come: what was simulated once, and further apart, does not tell which of them agree
-        better than distances do, unless the recording is too short to say in which unit these are. Later the likeliest
-        of many of each kernel: its centre and its width are drawn before, so that choosing does not make the draws
-        alike.
+        Of new families the simulation of the table as it is, the nearest first.
         """
-        prior, encoder, key = self.posterior.prior, self.posterior.encoder, stream_key(self.seed, "nearby", first)
-        proposal = Nearby.fit(prior, known, distances(known, self.seen, encoder))
-        expected = (
-            Expectation.fit(known, self.seen, encoder, proposal.centres, proposal.factor, self.repeats)
-            if first or self.seen.n_windows < LEAST_WINDOWS else None
-        )  # fmt: skip
+        distance = distances(known, self.seen, self.posterior.encoder)
+        rows = families.new(known, distance, families.n_new(n))
+        again = self.posterior.prior.constrain(known.z[rows])
+        moved, family = self._moved(known, distance, n - len(rows), families, widest)
+        return (np.concatenate([again, moved]), np.concatenate([known.family[rows], family]),
+                np.arange(n) >= len(rows))  # fmt: skip
+
+    def _moved(
+        self, known: Known, distance: np.ndarray, n: int, families: Families, widest: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """n configurations (n, P) around families, which (n,) too; the likeliest of many of each kernel.
+
+        Its centre and its width are drawn before, so that choosing does not make the draws alike.
+        """
+        prior, encoder = self.posterior.prior, self.posterior.encoder
+        key = stream_key(self.seed, "nearby", len(families.family))
+        proposal = Nearby.fit(prior, known, distance, families=families)
+        if not n:
+            return np.zeros((0, len(prior))), np.zeros(0, dtype=int)
+        expected = Expectation.fit(known, self.seen, encoder, proposal.centres, proposal.factor, self.repeats)
         if expected is None:
-            return proposal.sample(n, key % 2**62, widest)
-        theta = proposal.sample(n, key % 2**62, widest, CANDIDATES)
+            theta, chosen = proposal.sample(n, key % 2**62, widest)
+            return theta, proposal.family[chosen]
+        theta, chosen = proposal.sample(n, key % 2**62, widest, CANDIDATES)
         chance = expected.log_chance(prior.unconstrain(theta)).reshape(n, CANDIDATES)
-        return theta.reshape(n, CANDIDATES, -1)[np.arange(n), likely(chance, generator(key % 2**62, "likely"))]
+        best = likely(chance, generator(key % 2**62, "likely"))
+        return theta.reshape(n, CANDIDATES, -1)[np.arange(n), best], proposal.family[chosen]
 
     def simulated(self, theta: np.ndarray, first: int, path: Path) -> Batch:
         """A batch of draws, simulated with several seeds each; the first of them is draw number `first`."""
@@ -150,20 +189,23 @@ class _Plan:
 
 def _until_enough(
     plan: _Plan, known: Known, n: int, limit: int, seconds: float, path: Path
-) -> tuple[Batch, Judgement]:
+) -> tuple[Batch, Judgement, Families]:
     """Batches until n are verified, or the draws or the time are used up; each learns from those before it."""
-    began, widest = time.monotonic(), _WIDEST[1]
+    began, widest, families = time.monotonic(), _WIDEST[1], Families.none()
     done: Batch | None = None
     while True:
-        drawn = 0 if done is None else len(done.theta)
+        drawn = len(families.family)
         size = _size(drawn, limit, seconds, time.monotonic() - began)
-        batch = plan.simulated(plan.chosen(known, size, drawn, widest), drawn, path)
+        theta, family, moved = plan.chosen(known, size, families, widest)
+        batch = plan.simulated(theta, drawn, path)
         done = batch if done is None else done.followed_by(batch)
         found = plan.judged(done)
+        families = families.followed_by(family, moved, found.verified)
         if found.verified.sum() >= n or len(done.theta) >= limit or time.monotonic() - began >= seconds:
-            return done, found
-        known = known.joined(batch, plan.posterior.prior, plan.posterior.encoder)
-        widest = _next_widest(widest, float(found.verified[drawn:].mean()))
+            return done, found, families
+        known = known.without(family[~moved]).joined(batch, family, plan.posterior.prior, plan.posterior.encoder)
+        if moved.any():
+            widest = _next_widest(widest, float(found.verified[drawn:][moved].mean()))
 
 
 def _next_widest(widest: float, found: float) -> float:
@@ -223,10 +265,10 @@ def nearby_ensemble(
     plan = _Plan(posterior, circuit, seen, rule, seed, engine, workers, progress)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary if folder is None else folder)
-        done, found = _until_enough(plan, known, n, limit, seconds, path)
+        done, found, families = _until_enough(plan, known, n, limit, seconds, path)
     told = [posterior.check(seen).summary(),
             reach(known, seen, posterior.encoder, posterior.feature_names, found.bound),
-            alike(posterior.prior, done.theta[found.verified])]  # fmt: skip
+            alike(posterior.prior, done.theta[found.verified]), families.told()]  # fmt: skip
     return Ensemble(
         prior=posterior.prior, feature_set=table.feature_set, observation=seen, **vars(done),
         log_prob=posterior(seen).log_prob(done.theta), judgement=found, criterion=rule, encoder=posterior.encoder,
@@ -237,7 +279,7 @@ def nearby_ensemble(
 
 
 def alike(prior: Prior, members: np.ndarray) -> str:
-    """One line: how near members (n, P) lie to one another, as they were drawn in families; empty for less than two."""
+    """One line: how near members (n, P), drawn in families, lie to one another; empty for fewer than two."""
     if len(members) < 2:
         return ""
     u = prior.to_unit(members)

@@ -1,7 +1,7 @@
 """Simulations that there are, and how far each lies from an observation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class Known:
 
     Args:
         z, x, defined: (n, P), (n, F) scaled features, and whether they are defined, of those that ran to their end.
+        family: (n,) the number of the simulation of the table that each descends from.
         seeds: (n,) simulations behind each.
         squares, freedom: (n, F) sums of squared deviations between them, and degrees of freedom.
         failed: (k, P) those that did not.
@@ -47,6 +48,7 @@ class Known:
     z: np.ndarray
     x: np.ndarray
     defined: np.ndarray
+    family: np.ndarray
     seeds: np.ndarray
     squares: np.ndarray
     freedom: np.ndarray
@@ -58,17 +60,28 @@ class Known:
         rows = table.read()
         ok, z = rows.outcome == "ok", table.prior.unconstrain(rows.theta)
         x, defined = encoder.scaled(rows.values[ok], rows.states[ok]), rows.states[ok] == DEFINED
-        return cls(z[ok], x, defined, np.ones(len(x)), np.zeros(x.shape), np.zeros(x.shape), z[~ok])
+        nothing = np.zeros(x.shape)
+        return cls(z[ok], x, defined, np.arange(len(x)), np.ones(len(x)), nothing, nothing, z[~ok])
 
-    def joined(self, batch: Batch, prior: Prior, encoder: FeatureEncoder) -> "Known":
-        """With the configurations of a batch, their features averaged over the seeds."""
+    def joined(self, batch: Batch, family: np.ndarray, prior: Prior, encoder: FeatureEncoder) -> "Known":
+        """With the configurations of a batch, their features averaged over the seeds; they descend from `family`."""
         ran, z = (batch.outcomes == "ok").all(1), prior.unconstrain(batch.theta)
         x, defined = encoder.scaled(batch.values[ran], batch.states[ran]), batch.states[ran] == DEFINED
         n = defined.sum(1)
         mean = np.where(defined, x, 0.0).sum(1) / np.maximum(n, 1)
         seeds = np.full(int(ran.sum()), float(defined.shape[1]))
-        new = z[ran], mean, 2 * n > defined.shape[1], seeds, *deviations(x, defined), z[~ran]
+        new = z[ran], mean, 2 * n > defined.shape[1], family[ran], seeds, *deviations(x, defined), z[~ran]
         return Known(*(np.concatenate(pair) for pair in zip(vars(self).values(), new, strict=True)))
+
+    def without(self, families: np.ndarray) -> "Known":
+        """Less these simulations of the table: each was looked at for being near, and its new seeds tell more."""
+        kept = ~(np.isin(self.family, families) & (self.seeds == 1))
+        return replace(self, **{name: part[kept] for name, part in vars(self).items() if name != "failed"})
+
+    def nearest_of_each(self, distance: np.ndarray) -> np.ndarray:
+        """One row of each family, that of the smallest distance (n,), the nearest first."""
+        order = np.argsort(distance, kind="stable")
+        return np.asarray(order[np.sort(np.unique(self.family[order], return_index=True)[1])])
 
     def variance(self) -> tuple[np.ndarray, np.ndarray]:
         """(F,) from seed to seed, over all configurations with several, and degrees of freedom: too few are none."""

@@ -21,7 +21,7 @@ PARTS = {  # modules that one layer is split into
     "circuit_stimuli": "circuit", "circuit_values": "circuit", "cli_calibrate": "cli", "cli_campaign": "cli",
     "cli_circuits": "cli", "cli_connectome": "cli", "cli_features": "cli", "cli_infer": "cli",
     "cli_simulate": "cli", "cli_subspace": "cli", "cli_table": "cli",
-    "nearby_choice": "nearby", "nearby_known": "nearby", "projection_checks": "circuit",
+    "nearby_choice": "nearby", "nearby_families": "nearby", "nearby_known": "nearby", "projection_checks": "circuit",
     "recording_concerns": "recording", "report_page": "report",
     "table_compact": "table", "table_digest": "table", "table_export": "table", "table_files": "table",
     "table_info": "table", "table_parts": "table", "table_recordings": "table", "table_rows": "table",
