@@ -74,8 +74,13 @@ class Known:
         return Known(*(np.concatenate(pair) for pair in zip(vars(self).values(), new, strict=True)))
 
     def without(self, families: np.ndarray) -> "Known":
-        """Less these simulations of the table: each was looked at for being near, and its new seeds tell more."""
+        """Less these simulations of the table: each was looked at for being near, and its new seeds tell more.
+
+        None of them where fewer than three families would be left to draw around.
+        """
         kept = ~(np.isin(self.family, families) & (self.seeds == 1))
+        if len(np.unique(self.family[kept])) < LEAST_WINDOWS:
+            return self
         return replace(self, **{name: part[kept] for name, part in vars(self).items() if name != "failed"})
 
     def nearest_of_each(self, distance: np.ndarray) -> np.ndarray:

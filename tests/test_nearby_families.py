@@ -80,6 +80,7 @@ def test_what_was_simulated_again_is_no_longer_taken_from_the_table() -> None:
     assert len(less.failed) == len(simulations.failed)
     several = replace(simulations, seeds=np.full(len(simulations.z), 4.0))
     assert len(several.without(np.array([2, 5])).z) == len(several.z)  # control: not what has several seeds
+    assert len(simulations.without(simulations.family[2:]).z) == len(simulations.z)  # something is left to draw around
 
 
 def test_members_descend_from_many_simulations_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
