@@ -262,6 +262,8 @@ def nearby_ensemble(
     if n < 1 or limit < 1:
         raise InferenceError(f"an ensemble needs n >= 1 and max_draws >= 1, got {n} and {limit}")
     known = Known.of_table(table, posterior.encoder)
+    if seen.n_windows < LEAST_WINDOWS:
+        known = known.with_noise_near(seen, posterior.encoder)
     plan = _Plan(posterior, circuit, seen, rule, seed, engine, workers, progress)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary if folder is None else folder)

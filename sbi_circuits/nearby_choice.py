@@ -14,14 +14,13 @@ from scipy.spatial import cKDTree
 
 from sbi_circuits.features import DEFINED, WindowedFeatures
 from sbi_circuits.inference.encode import FeatureEncoder
-from sbi_circuits.nearby_known import LEAST_WINDOWS, SMALLEST, Known, lacking, unit_of_a_difference
+from sbi_circuits.nearby_known import LEAST_ROWS, LEAST_WINDOWS, SMALLEST, Known, lacking, unit_of_a_difference
 from sbi_circuits.regression import Regression, log_chance
 from sbi_circuits.verification_spread import deviations
 
 CANDIDATES = 48  # for each that is simulated
 _LIKELY = 3  # of them, those expected to agree the most: the simulated one is drawn from them
 _ROWS = 800  # nearest the centres of the kernels, that are learned from
-_LEAST = 20
 _BOUND = 2.5  # that of the rule is 3.2 to 4.5 with twenty features: with some room, as its units shift
 _NEAR = 2.0  # units up to which differences count in full
 _LENT = 0.5  # degrees of freedom that the regression's own scatter counts beside the recording's windows
@@ -106,7 +105,7 @@ class Expectation:
         compared: np.ndarray = np.asarray(seen.states) == DEFINED
         shows = np.asarray(known.defined[:, compared].all(1))
         near = _nearest(known.z[shows], centres)
-        if len(near) < _LEAST:
+        if len(near) < LEAST_ROWS:
             return None
         whole = _whole(known, shows & ~known.defined[:, lacking(seen)].any(1), centres)
         if not compared.any():

@@ -8,11 +8,14 @@ import numpy as np
 from sbi_circuits.features import DEFINED, UNDEFINED, WindowedFeatures
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.prior import Prior
+from sbi_circuits.regression import Regression
 from sbi_circuits.table import BaseTable
 from sbi_circuits.verification_spread import deviations
 
 OUT_OF_REACH = "out of reach of the circuit"
 LEAST_WINDOWS = 3  # that tell how much a feature varies
+LEAST_ROWS = 20  # that a regression is fitted to
+_NOISE_ROWS = 400
 _FAR = 30.0
 _TOO_MANY = 3.0  # distance of a simulation that defines all that the observation lacks
 _ENOUGH, _MOST = 8, 30  # degrees of freedom: least, and most that other configurations lend
@@ -43,6 +46,7 @@ class Known:
         seeds: (n,) simulations behind each.
         squares, freedom: (n, F) sums of squared deviations between them, and degrees of freedom.
         failed: (k, P) those that did not.
+        noise: (F,) variance of a single simulation, to go by as long as no configuration near has several seeds.
     """
 
     z: np.ndarray
@@ -53,6 +57,7 @@ class Known:
     squares: np.ndarray
     freedom: np.ndarray
     failed: np.ndarray
+    noise: np.ndarray
 
     @classmethod
     def of_table(cls, table: BaseTable, encoder: FeatureEncoder) -> "Known":
@@ -61,7 +66,7 @@ class Known:
         ok, z = rows.outcome == "ok", table.prior.unconstrain(rows.theta)
         x, defined = encoder.scaled(rows.values[ok], rows.states[ok]), rows.states[ok] == DEFINED
         nothing = np.zeros(x.shape)
-        return cls(z[ok], x, defined, np.arange(len(x)), np.ones(len(x)), nothing, nothing, z[~ok])
+        return cls(z[ok], x, defined, np.arange(len(x)), np.ones(len(x)), nothing, nothing, z[~ok], np.ones(x.shape[1]))
 
     def joined(self, batch: Batch, family: np.ndarray, prior: Prior, encoder: FeatureEncoder) -> "Known":
         """With the configurations of a batch, their features averaged over the seeds; they descend from `family`."""
@@ -71,7 +76,8 @@ class Known:
         mean = np.where(defined, x, 0.0).sum(1) / np.maximum(n, 1)
         seeds = np.full(int(ran.sum()), float(defined.shape[1]))
         new = z[ran], mean, 2 * n > defined.shape[1], family[ran], seeds, *deviations(x, defined), z[~ran]
-        return Known(*(np.concatenate(pair) for pair in zip(vars(self).values(), new, strict=True)))
+        return replace(self, **{name: np.concatenate([getattr(self, name), part])
+                                for name, part in zip(vars(self), new, strict=False)})  # fmt: skip
 
     def without(self, families: np.ndarray) -> "Known":
         """Less these simulations of the table: each was looked at for being near, and its new seeds tell more.
@@ -81,7 +87,22 @@ class Known:
         kept = ~(np.isin(self.family, families) & (self.seeds == 1))
         if len(np.unique(self.family[kept])) < LEAST_WINDOWS:
             return self
-        return replace(self, **{name: part[kept] for name, part in vars(self).items() if name != "failed"})
+        of_all = ("failed", "noise")
+        return replace(self, **{name: part[kept] for name, part in vars(self).items() if name not in of_all})
+
+    def with_noise_near(self, seen: WindowedFeatures, encoder: FeatureEncoder) -> "Known":
+        """With the noise of the simulations nearest to an observation, as far as they show what it shows.
+
+        That is what a regression on their configurations leaves over, roughness of the circuit included.
+        """
+        compared: np.ndarray = np.asarray(seen.states) == DEFINED
+        rows = np.flatnonzero(self.defined[:, compared].all(1))
+        rows = rows[np.argsort(distances(self, seen, encoder)[rows], kind="stable")[:_NOISE_ROWS]]
+        if len(rows) < LEAST_ROWS or not compared.any():
+            return self
+        noise, x = self.noise.copy(), self.x[rows][:, compared]
+        noise[compared] = Regression.fit(self.z[rows], x, np.ones(len(rows))).one_seed().numpy()
+        return replace(self, noise=noise)
 
     def nearest_of_each(self, distance: np.ndarray) -> np.ndarray:
         """One row of each family, that of the smallest distance (n,), the nearest first."""
@@ -102,7 +123,7 @@ def unit_of_a_difference(
 
     The standard deviation of a single window about the mean of all: what one simulation of the circuit behind the
     recording would show. A recording of fewer than three windows does not tell how features vary: there the unit is
-    that of configurations with several seeds, and where there are none the scale of the table.
+    that of configurations with several seeds, and where there are none `Known.noise`.
     """
     windows, there = encoder.scaled(seen.window_values, seen.window_states), seen.window_states == DEFINED
     squares, freedom = deviations(windows, there)
@@ -110,7 +131,7 @@ def unit_of_a_difference(
     target = np.where(there, windows, 0.0).sum(0) / m
     short, unknown = freedom + 1 < LEAST_WINDOWS, lends == 0
     variance = np.where(short, lent, squares / np.maximum(freedom, 1))
-    unit = np.sqrt(np.where(short & unknown, 1.0, variance * (1.0 + 1.0 / m)))
+    unit = np.sqrt(np.where(short & unknown, known.noise, variance) * (1.0 + 1.0 / m))
     return target, np.maximum(unit, SMALLEST)
 
 
