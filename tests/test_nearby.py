@@ -10,7 +10,7 @@ from tiny import CIRCUIT, FEATURES, PRIOR, THETA, TinyEngine, tiny_observation, 
 
 from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.errors import InferenceError
-from sbi_circuits.features import UNDEFINED, WindowedFeatures
+from sbi_circuits.features import DEFINED, UNDEFINED, WindowedFeatures
 from sbi_circuits.nearby import (
     DRAWN,
     OUT_OF_REACH,
@@ -258,3 +258,20 @@ def test_large_differences_are_compressed_and_keep_their_order() -> None:
     assert (np.diff(y, axis=0) > 0).all() and np.allclose(y, -y[::-1])
     near = np.abs(away[:, 0]) < 0.5
     assert np.allclose(y[near], away[near], rtol=0.02) and np.abs(y[:, 0]).max() < 15
+
+
+def test_one_window_is_compared_in_the_noise_of_the_simulations_near_it() -> None:
+    """Against the windows of one circuit; negative control: configurations exchanged, so that all seems noise."""
+    encoder, one = tiny_posterior().encoder, tiny_observation(THETA, windows=1)
+    windows = tiny_observation(THETA, windows=40)
+    sd = encoder.scaled(windows.window_values, windows.window_states).std(0)
+    ran, ratio = int((memory().rows.outcome == "ok").sum()), []
+    compared = (one.states == DEFINED) & (sd > 0.05)
+    for order in (np.arange(ran), np.random.default_rng(0).permutation(ran)):
+        known = Known.of_table(ordered(order), encoder)
+        found = known.with_noise_near(one, encoder)
+        assert (known.noise == 1).all() and (found.noise[one.states != DEFINED] == 1).all()
+        ratio.append(np.median(np.sqrt(found.noise[compared]) / sd[compared]))
+    assert 0.7 < ratio[0] < 1.5 < 2.0 < ratio[1], ratio
+    few = MemoryTable(memory().manifest, memory().rows.take(np.arange(12)))
+    assert (Known.of_table(few, encoder).with_noise_near(one, encoder).noise == 1).all()
