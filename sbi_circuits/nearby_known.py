@@ -66,7 +66,10 @@ class Known:
         ok, z = rows.outcome == "ok", table.prior.unconstrain(rows.theta)
         x, defined = encoder.scaled(rows.values[ok], rows.states[ok]), rows.states[ok] == DEFINED
         nothing = np.zeros(x.shape)
-        return cls(z[ok], x, defined, np.arange(len(x)), np.ones(len(x)), nothing, nothing, z[~ok], np.ones(x.shape[1]))
+        # Windows of one simulation are one family.
+        _, first, same = np.unique(z[ok], axis=0, return_index=True, return_inverse=True)
+        family, noise = first[same.ravel()], np.ones(x.shape[1])
+        return cls(z[ok], x, defined, family, np.ones(len(x)), nothing, nothing, z[~ok], noise)
 
     def joined(self, batch: Batch, family: np.ndarray, prior: Prior, encoder: FeatureEncoder) -> "Known":
         """With the configurations of a batch, their features averaged over the seeds; they descend from `family`."""

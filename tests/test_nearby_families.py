@@ -9,6 +9,7 @@ from tiny import PRIOR, THETA, tiny_observation, tiny_posterior, tiny_table
 from sbi_circuits.nearby import Nearby, nearby_ensemble
 from sbi_circuits.nearby_families import Families
 from sbi_circuits.nearby_known import Known
+from sbi_circuits.table import MemoryTable
 
 X = tiny_observation(THETA, windows=8)
 
@@ -57,6 +58,19 @@ def test_new_families_are_the_nearest_that_were_not_drawn_from() -> None:
     np.testing.assert_array_equal(families.centres(simulations, distance, 30), order[[0, 2, 3]])
     np.testing.assert_array_equal(record((int(order[9]), 1, 1)).centres(simulations, distance, 7), order[:7])
     assert len(families.new(simulations, distance, 10**6)) == len(order) - 3
+
+
+def test_windows_of_one_simulation_are_one_family() -> None:
+    """Negative control: as many families as simulations where every configuration is another."""
+    table = MemoryTable(tiny_table().manifest, tiny_table().read())
+    once, ok = known(), np.flatnonzero(table.rows.outcome == "ok")
+    np.testing.assert_array_equal(once.family, np.arange(len(ok)))
+    theta = table.rows.theta.copy()
+    theta[ok[10]] = theta[ok[3]]
+    twice = Known.of_table(replace(table, rows=replace(table.rows, theta=theta)), tiny_posterior().encoder)
+    assert twice.family[10] == twice.family[3] == 3 and len(np.unique(twice.family)) == len(ok) - 1
+    assert len(twice.without(np.array([3])).z) == len(ok) - 2
+    assert not np.isin([3, 10], Families.none().new(twice, np.arange(len(ok)) != 10, 50)[1:]).any()
 
 
 def test_of_each_family_one_member_is_a_centre_and_good_families_weigh_more() -> None:
