@@ -163,7 +163,7 @@ class _Plan:
         """
         prior, encoder = self.posterior.prior, self.posterior.encoder
         key = stream_key(self.seed, "nearby", len(families.family))
-        proposal = Nearby.fit(prior, known, distance, families=families)
+        proposal = Nearby.fit(prior, known, distance, families=families)  # says if there is too little to draw around
         if not n:
             return np.zeros((0, len(prior))), np.zeros(0, dtype=int)
         expected = Expectation.fit(known, self.seen, encoder, proposal.centres, proposal.factor, self.repeats)
