@@ -25,8 +25,10 @@ from sbi_circuits.ensemble import Ensemble, campaign_of, circuit_of, observe, ru
 from sbi_circuits.errors import InferenceError
 from sbi_circuits.features import WindowedFeatures
 from sbi_circuits.inference import Posterior
+from sbi_circuits.nearby_aimed import MOST, ROUND, aimed, enough
 from sbi_circuits.nearby_choice import CANDIDATES, Expectation, likely
 from sbi_circuits.nearby_families import Families
+from sbi_circuits.nearby_kernels import NEAREST, WIDEST, Nearby
 from sbi_circuits.nearby_known import LEAST_WINDOWS, OUT_OF_REACH, Batch, Known, distances, reach
 from sbi_circuits.prior import Prior
 from sbi_circuits.recording import Recording
@@ -39,88 +41,10 @@ __all__ = [
     "reach",
 ]  # fmt: skip
 DRAWN = "the simulations nearest to the observation and draws around them, not from the posterior"
-NEAREST = 30
-_WIDEST = (0.02, 0.1, 0.4)  # kernel, in standard deviations of the nearest simulations: least, at first, and most
-_RANGE = 5.0  # the widest kernel over the narrowest
 _WIDER = 1.5  # factor from batch to batch
 _YIELD = (0.4, 0.6)  # of a batch, below which kernels become narrower, and above which wider
-_SHRINK = 0.3
+_FEW = 0.5  # of a batch verified, below which the next one is aimed, by no more simulations than there were of draws
 _BATCH = (8, 64)  # draws of the first batch, and of the largest: each is as large as all before it
-_LIMIT = 4.0  # prior standard deviations
-
-
-@dataclass(frozen=True, eq=False)
-class Nearby:
-    """Normal kernels around weighted centres, in the prior's unbounded coordinates.
-
-    Args:
-        prior: of theta.
-        centres: (K, P) unbounded; family: (K,) simulation of the table that each descends from; weights: (K,) of them,
-            summing to one.
-        factor: (P, P) lower triangular, of the covariance of the nearest simulations.
-    """
-
-    prior: Prior
-    centres: np.ndarray
-    family: np.ndarray
-    weights: np.ndarray
-    factor: np.ndarray
-
-    @classmethod
-    def fit(
-        cls, prior: Prior, known: Known, distance: np.ndarray, k: int = NEAREST, families: Families | None = None
-    ) -> "Nearby":
-        """Around the nearest of each of k families, by the smallest distance (n,).
-
-        Args:
-            families: what was drawn of them so far; they count by their distance and by the share that is verified.
-
-        Raises:
-            InferenceError: fewer than three simulations.
-        """
-        if len(distance) < LEAST_WINDOWS:
-            raise InferenceError(f"drawing around simulations needs 3 that ran to their end, there are {len(distance)}")
-        families = families or Families.none()
-        near, rows = known.nearest_of_each(distance)[:k], families.centres(known, distance, k)
-        factor = _factor(_within(known.z[near]), _weights(distance[near]))
-        weights = _weights(distance[rows]) * families.worth(known.family[rows])
-        return cls(prior, _within(known.z[rows]), known.family[rows], weights / weights.sum(), factor)
-
-    def sample(
-        self, n: int, seed: int, widest: float = _WIDEST[1], of_each: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """n configurations (n, P), declared units, never outside the prior, and the number of each centre (n,).
-
-        Equal seeds give equal draws.
-
-        Args:
-            widest: standard deviation of the widest kernel, over that of the nearest simulations.
-            of_each: so many in a row from one kernel, (n * of_each, P) in all.
-        """
-        random = generator(seed, "nearby")
-        # Systematic: no centre more often than its weight asks for.
-        edges, at = np.cumsum(self.weights), (np.arange(n) + random.random()) / max(n, 1)
-        chosen = random.permutation(np.minimum(np.searchsorted(edges, at), len(edges) - 1))
-        width = widest * np.exp(-random.uniform(0.0, np.log(_RANGE), size=(n, 1)))
-        noise = random.standard_normal((n * of_each, len(self.prior))) @ self.factor.T
-        centres, width = (np.repeat(part, of_each, axis=0) for part in (self.centres[chosen], width))
-        return self.prior.constrain(centres + width * noise), chosen
-
-
-def _within(z: np.ndarray) -> np.ndarray:
-    return np.clip(z, -_LIMIT, _LIMIT)
-
-
-def _weights(distance: np.ndarray) -> np.ndarray:
-    """(k,) of distances in order: Epanechnikov's kernel, as wide as the farthest."""
-    weights = 1.0 - (distance / max(distance[-1] * (1 + 1e-6), 1e-12)) ** 2 + 1e-3
-    return np.asarray(weights / weights.sum())
-
-
-def _factor(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    covariance = np.cov(z.T, aweights=weights).reshape(z.shape[1], -1)
-    shrunk = (1 - _SHRINK) * covariance + (_SHRINK + 1e-9) * np.diag(np.diag(covariance) + 1e-6)
-    return np.linalg.cholesky(shrunk)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +69,7 @@ class _Plan:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """n configurations (n, P) near what is known, their families (n,), and whether they were moved (n,).
 
-        Of new families the simulation of the table as it is, the nearest first.
+        Of new families the simulation that there is as it is, the nearest first.
         """
         distance = distances(known, self.seen, self.posterior.encoder)
         rows = families.new(known, distance, families.n_new(n))
@@ -175,13 +99,31 @@ class _Plan:
         best = likely(chance, generator(key % 2**62, "likely"))
         return theta.reshape(n, CANDIDATES, -1)[np.arange(n), best], proposal.family[chosen]
 
-    def simulated(self, theta: np.ndarray, first: int, path: Path) -> Batch:
-        """A batch of draws, simulated with several seeds each; the first of them is draw number `first`."""
-        repeats = self.repeats
+    def simulated(self, theta: np.ndarray, repeats: int, key: int, path: Path) -> Batch:
+        """A batch of configurations (n, P), each with several seeds, that follow from `key`."""
         campaign = campaign_of(self.posterior, self.circuit, theta, repeats, self.seed, self.engine)
-        campaign = replace(campaign, seed=stream_key(self.seed, "nearby", first) % 2**62)  # each batch has its own
+        campaign = replace(campaign, seed=key % 2**62)
         rows = run_campaign(campaign, path / campaign.digest[:12], workers=self.workers, progress=self.progress).read()
         return Batch(theta, *stack(rows, len(theta), repeats))
+
+    def with_aimed(self, known: Known, until: float, path: Path) -> Known:
+        """With single simulations that close in on the observation, round by round until enough of them agree.
+
+        Args:
+            until: `time.monotonic()` after which no round begins.
+        """
+        prior, encoder = self.posterior.prior, self.posterior.encoder
+        for _ in range(MOST // ROUND):
+            if enough(known, self.seen, encoder) or time.monotonic() >= until:
+                break
+            first = known.n_families
+            key = stream_key(self.seed, "aimed", first)
+            theta = aimed(prior, known, self.seen, encoder, self.repeats, ROUND, key % 2**62)
+            if not len(theta):
+                break
+            batch = self.simulated(theta, 1, key, path)
+            known = known.joined(batch, first + np.arange(len(theta)), prior, encoder)
+        return known
 
     def judged(self, done: Batch) -> Judgement:
         return judge(self.seen, done.values, done.states, done.outcomes == "ok", self.posterior.encoder, self.rule)
@@ -189,23 +131,29 @@ class _Plan:
 
 def _until_enough(
     plan: _Plan, known: Known, n: int, limit: int, seconds: float, path: Path
-) -> tuple[Batch, Judgement, Families]:
-    """Batches until n are verified, or the draws or the time are used up; each learns from those before it."""
-    began, widest, families = time.monotonic(), _WIDEST[1], Families.none()
+) -> tuple[Batch, Judgement, Families, int]:
+    """Batches until n are verified, or the draws or the time are used up; each learns from those before it.
+
+    And the number of simulations known in the end, of the table and aimed.
+    """
+    began, widest, families, of_table = time.monotonic(), WIDEST[1], Families.none(), known.n_families
     done: Batch | None = None
     while True:
         drawn = len(families.family)
         size = _size(drawn, limit, seconds, time.monotonic() - began)
         theta, family, moved = plan.chosen(known, size, families, widest)
-        batch = plan.simulated(theta, drawn, path)
+        batch = plan.simulated(theta, plan.repeats, stream_key(plan.seed, "nearby", drawn), path)
         done = batch if done is None else done.followed_by(batch)
         found = plan.judged(done)
         families = families.followed_by(family, moved, found.verified)
         if found.verified.sum() >= n or len(done.theta) >= limit or time.monotonic() - began >= seconds:
-            return done, found, families
+            return done, found, families, known.n_families
         known = known.without(family[~moved]).joined(batch, family, plan.posterior.prior, plan.posterior.encoder)
         if moved.any():
             widest = _next_widest(widest, float(found.verified[drawn:][moved].mean()))
+        if found.verified[drawn:].mean() < _FEW and known.n_families - of_table <= len(done.theta) * plan.repeats:
+            before, known = known, plan.with_aimed(known, began + seconds / 2, path)
+            families = families if known is before else families.nearer()
 
 
 def _next_widest(widest: float, found: float) -> float:
@@ -215,7 +163,7 @@ def _next_widest(widest: float, found: float) -> float:
     """
     few, many = _YIELD
     factor = _WIDER if found > many else 1.0 / _WIDER if found < few else 1.0
-    return min(max(widest * factor, _WIDEST[0]), _WIDEST[2])
+    return min(max(widest * factor, WIDEST[0]), WIDEST[2])
 
 
 def _size(drawn: int, limit: int, seconds: float, spent: float) -> int:
@@ -267,16 +215,16 @@ def nearby_ensemble(
     plan = _Plan(posterior, circuit, seen, rule, seed, engine, workers, progress)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary if folder is None else folder)
-        done, found, families = _until_enough(plan, known, n, limit, seconds, path)
+        done, found, families, n_known = _until_enough(plan, known, n, limit, seconds, path)
     told = [posterior.check(seen).summary(),
             reach(known, seen, posterior.encoder, posterior.feature_names, found.bound),
-            alike(posterior.prior, done.theta[found.verified]), families.told()]  # fmt: skip
+            alike(posterior.prior, done.theta[found.verified]), families.told(known.n_families)]  # fmt: skip
     return Ensemble(
         prior=posterior.prior, feature_set=table.feature_set, observation=seen, **vars(done),
         log_prob=posterior(seen).log_prob(done.theta), judgement=found, criterion=rule, encoder=posterior.encoder,
         seed=seed, trust="; ".join(filter(None, told)),
         provenance={**posterior.provenance, "engine": engine, "posterior_parameters": posterior.prior.digest,
-                    "drawn": DRAWN, "drawn_around": table.digest},
+                    "drawn": DRAWN, "drawn_around": table.digest, "aimed_simulations": n_known - known.n_families},
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ the table and what descends from it, is drawn from by the share of its draws tha
 and new families are tried for as long as they agree about as often.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,11 +24,14 @@ class Families:
     Args:
         family: (M,) simulation of the table that each descends from; moved: (M,) whether it was moved away from it, or
             is the same configuration; verified: (M,).
+        since: number of draws after which new families lie nearer than before, as some were aimed: what was verified
+            of new ones until then says nothing of these.
     """
 
     family: np.ndarray
     moved: np.ndarray
     verified: np.ndarray
+    since: int = 0
 
     @classmethod
     def none(cls) -> "Families":
@@ -36,7 +39,13 @@ class Families:
 
     def followed_by(self, family: np.ndarray, moved: np.ndarray, verified: np.ndarray) -> "Families":
         """After a batch; verified: (M,) of all draws, as a verdict may change with what is simulated later."""
-        return Families(np.concatenate([self.family, family]), np.concatenate([self.moved, moved]), verified)
+        return Families(
+            np.concatenate([self.family, family]), np.concatenate([self.moved, moved]), verified, self.since
+        )
+
+    def nearer(self) -> "Families":
+        """From here on new families lie nearer."""
+        return replace(self, since=len(self.family))
 
     def worth(self, families: np.ndarray) -> np.ndarray:
         """(k,) by which each is drawn from: the share of its draws that is verified, as expected of the next one."""
@@ -44,10 +53,14 @@ class Families:
         return np.asarray(((same & self.verified).sum(1) + _BEFORE) / (same.sum(1) + 2 * _BEFORE))
 
     def n_new(self, n: int) -> int:
-        """How many of the next n draws are to be of new families: all at first, then by what either kind yielded."""
-        if not len(self.family):
+        """How many of the next n draws are to be of new families: all at first, then by what either kind yielded.
+
+        All as long as none is verified: there is nothing to draw around.
+        """
+        if not self.verified.any():
             return n
-        new, moved = (self._lately(kind) for kind in (~self.moved, self.moved))
+        late = np.arange(len(self.family)) >= self.since
+        new, moved = (self._lately(kind) for kind in (~self.moved & late, self.moved))
         return int(np.round(n * new**_TRIED / (new**_TRIED + moved**_TRIED)))
 
     def _lately(self, kind: np.ndarray) -> float:
@@ -65,11 +78,17 @@ class Families:
         drawn = rows[np.isin(known.family[rows], self.family)]
         return (drawn if len(drawn) >= LEAST_WINDOWS else rows)[:k]
 
-    def told(self) -> str:
-        """One line: of how many families those are that are verified; empty for fewer than two."""
+    def told(self, of_table: int) -> str:
+        """One line: of how many families those are that are verified; empty for fewer than two.
+
+        Args:
+            of_table: families of the table, which have the numbers below; the others were aimed at the observation.
+        """
         n = int(self.verified.sum())
         if n < 2:
             return ""
-        sizes = np.unique(self.family[self.verified], return_counts=True)[1]
-        from_ = f"{len(sizes)} simulation{'s' if len(sizes) > 1 else ''} of the table"
-        return f"the {n} verified ones descend from {from_}, {sizes.max()} of them from one"
+        families, sizes = np.unique(self.family[self.verified], return_counts=True)
+        known = int((families < of_table).sum())
+        from_ = [f"{k} simulation{'s' if k > 1 else ''} {where}" for k, where in
+                 ((known, "of the table"), (len(families) - known, "aimed at it")) if k]  # fmt: skip
+        return f"the {n} verified ones descend from {' and '.join(from_)}, {sizes.max()} of them from one"

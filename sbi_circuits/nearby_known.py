@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import digamma
 
 from sbi_circuits.features import DEFINED, UNDEFINED, WindowedFeatures
 from sbi_circuits.inference.encode import FeatureEncoder
@@ -20,6 +21,7 @@ _FAR = 30.0
 _TOO_MANY = 3.0  # distance of a simulation that defines all that the observation lacks
 _ENOUGH, _MOST = 8, 30  # degrees of freedom: least, and most that other configurations lend
 SMALLEST = 0.05  # unit of a feature that hardly varies, in scales of the table
+SMALLEST_OF_SEEDS = 0.01  # and where several seeds of configurations near it show that it does
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +44,12 @@ class Known:
 
     Args:
         z, x, defined: (n, P), (n, F) scaled features, and whether they are defined, of those that ran to their end.
-        family: (n,) the number of the simulation of the table that each descends from.
+        family: (n,) the number of the simulation, of the table or aimed later, that each descends from.
         seeds: (n,) simulations behind each.
         squares, freedom: (n, F) sums of squared deviations between them, and degrees of freedom.
         failed: (k, P) those that did not.
         noise: (F,) variance of a single simulation, to go by as long as no configuration near has several seeds.
+        n_families: numbers that families have so far.
     """
 
     z: np.ndarray
@@ -58,6 +61,7 @@ class Known:
     freedom: np.ndarray
     failed: np.ndarray
     noise: np.ndarray
+    n_families: int
 
     @classmethod
     def of_table(cls, table: BaseTable, encoder: FeatureEncoder) -> "Known":
@@ -69,7 +73,7 @@ class Known:
         # Windows of one simulation are one family.
         _, first, same = np.unique(z[ok], axis=0, return_index=True, return_inverse=True)
         family, noise = first[same.ravel()], np.ones(x.shape[1])
-        return cls(z[ok], x, defined, family, np.ones(len(x)), nothing, nothing, z[~ok], noise)
+        return cls(z[ok], x, defined, family, np.ones(len(x)), nothing, nothing, z[~ok], noise, len(x))
 
     def joined(self, batch: Batch, family: np.ndarray, prior: Prior, encoder: FeatureEncoder) -> "Known":
         """With the configurations of a batch, their features averaged over the seeds; they descend from `family`."""
@@ -79,8 +83,8 @@ class Known:
         mean = np.where(defined, x, 0.0).sum(1) / np.maximum(n, 1)
         seeds = np.full(int(ran.sum()), float(defined.shape[1]))
         new = z[ran], mean, 2 * n > defined.shape[1], family[ran], seeds, *deviations(x, defined), z[~ran]
-        return replace(self, **{name: np.concatenate([getattr(self, name), part])
-                                for name, part in zip(vars(self), new, strict=False)})  # fmt: skip
+        more = {name: np.concatenate([getattr(self, name), part]) for name, part in zip(vars(self), new, strict=False)}
+        return replace(self, n_families=max(self.n_families, int(family.max()) + 1), **more)
 
     def without(self, families: np.ndarray) -> "Known":
         """Less these simulations of the table: each was looked at for being near, and its new seeds tell more.
@@ -90,7 +94,7 @@ class Known:
         kept = ~(np.isin(self.family, families) & (self.seeds == 1))
         if len(np.unique(self.family[kept])) < LEAST_WINDOWS:
             return self
-        of_all = ("failed", "noise")
+        of_all = ("failed", "noise", "n_families")
         return replace(self, **{name: part[kept] for name, part in vars(self).items() if name not in of_all})
 
     def with_noise_near(self, seen: WindowedFeatures, encoder: FeatureEncoder) -> "Known":
@@ -113,10 +117,18 @@ class Known:
         return np.asarray(order[np.sort(np.unique(self.family[order], return_index=True)[1])])
 
     def variance(self) -> tuple[np.ndarray, np.ndarray]:
-        """(F,) from seed to seed, over all configurations with several, and degrees of freedom: too few are none."""
+        """(F,) from seed to seed, of a typical configuration, and degrees of freedom: too few are none.
+
+        The mean is of logarithms, less what these are expected to be too small by: some configurations vary ten times
+        as much as most others do.
+        """
         freedom = self.freedom.sum(0)
         counted = np.where(freedom >= _ENOUGH, np.minimum(freedom, _MOST), 0.0)
-        return self.squares.sum(0) / np.maximum(freedom, 1), counted
+        several = np.maximum(self.freedom, 1)
+        least = SMALLEST_OF_SEEDS**2
+        log = np.log(np.maximum(self.squares / several, least)) - digamma(several / 2) + np.log(several / 2)
+        mean = (self.freedom * log).sum(0) / np.maximum(freedom, 1)
+        return np.where(freedom > 0, np.exp(mean), 0.0), counted
 
 
 def unit_of_a_difference(
@@ -135,7 +147,7 @@ def unit_of_a_difference(
     short, unknown = freedom + 1 < LEAST_WINDOWS, lends == 0
     variance = np.where(short, lent, squares / np.maximum(freedom, 1))
     unit = np.sqrt(np.where(short & unknown, known.noise, variance) * (1.0 + 1.0 / m))
-    return target, np.maximum(unit, SMALLEST)
+    return target, np.maximum(unit, np.where(short & ~unknown, SMALLEST_OF_SEEDS, SMALLEST))
 
 
 def differences_in_sd(known: Known, seen: WindowedFeatures, encoder: FeatureEncoder) -> np.ndarray:

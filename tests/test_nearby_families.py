@@ -41,6 +41,14 @@ def test_only_the_last_new_ones_count_as_they_lie_further_and_further_away() -> 
     assert falling.n_new(100) < 10 < 60 < rising.n_new(100)
 
 
+def test_what_was_drawn_before_they_were_aimed_says_nothing_of_new_ones() -> None:
+    """Of moved ones everything counts; negative control: as if nothing had been aimed, few are new."""
+    bad, good = record((0, 16, 1), moved=False), record((0, 8, 4))
+    before = bad.followed_by(good.family, good.moved, np.r_[bad.verified, good.verified])
+    assert before.nearer().n_new(20) == 10 > 5 > before.n_new(20)
+    assert record((0, 8, 0)).n_new(20) == 20  # nothing to draw around
+
+
 def test_a_family_is_worth_its_share_and_not_its_number() -> None:
     families = record((3, 40, 20), (5, 4, 2), (7, 4, 0), (9, 4, 4))
     many, few, none, all_, unknown = families.worth(np.array([3, 5, 7, 9, 11]))
@@ -110,5 +118,7 @@ def test_members_descend_from_many_simulations_and_it_is_said(monkeypatch: pytes
         assert f"descend from {words[6]} simulations of the table, {words[-5]} of them from one" in text
         largest.append(int(words[-5]) / int(words[1]))
     assert largest[0] < 0.25 < largest[1]
-    assert Families.none().told() == record((0, 3, 1)).told() == ""
-    assert record((4, 3, 2)).told().endswith("descend from 1 simulation of the table, 2 of them from one")
+    assert Families.none().told(9) == record((0, 3, 1)).told(9) == ""
+    assert record((4, 3, 2)).told(9).endswith("descend from 1 simulation of the table, 2 of them from one")
+    both = record((4, 3, 2), (9, 3, 3), (11, 1, 1)).told(9)
+    assert both.endswith("descend from 1 simulation of the table and 2 simulations aimed at it, 3 of them from one")
