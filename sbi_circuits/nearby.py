@@ -5,7 +5,8 @@ not reproduce one recording, although simulations in its own table do. Here the 
 to the observation are simulated again, the next ones are drawn around them, by how many agreed, and so on: population
 Monte Carlo for approximate Bayesian computation (Beaumont et al. 2009, Biometrika 96:983), with the kernel of Beaumont,
 Zhang, Balding 2002, Genetics 162:2025, over distances, in families that none of crowds out the others
-(`nearby_families`). Of many candidates those are simulated that are likely to agree (`nearby_choice`).
+(`nearby_families`). Of many candidates those are simulated that are likely to agree (`nearby_choice`). Where few agree,
+single simulations close in on the observation between two batches (`nearby_aimed`).
 
 What comes out is an ensemble of verified configurations, and no sample of the posterior: it stays near simulations
 that there were, and how much of the posterior that covers is for `subspace.coverage` to say.
@@ -197,7 +198,9 @@ def nearby_ensemble(
         n, max_draws, seconds, criterion, circuit, seed, workers, engine, folder, progress: as for `build_ensemble`.
 
     Returns:
-        An ensemble whose `provenance["drawn"]` says that it is not a sample of the posterior.
+        An ensemble whose `provenance["drawn"]` says that it is not a sample of the posterior. Where fewer than half of
+        a batch are verified, up to 96 simulations, one seed each, are aimed before the next. They do not count as
+        draws; `provenance["aimed_simulations"]` is their number, at most that of the draws' simulations and 96.
 
     Raises:
         InferenceError: a table or circuit other than the posterior's, or numbers that cannot be.
@@ -216,15 +219,17 @@ def nearby_ensemble(
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary if folder is None else folder)
         done, found, families, n_known = _until_enough(plan, known, n, limit, seconds, path)
+    n_aimed = n_known - known.n_families
     told = [posterior.check(seen).summary(),
             reach(known, seen, posterior.encoder, posterior.feature_names, found.bound),
-            alike(posterior.prior, done.theta[found.verified]), families.told(known.n_families)]  # fmt: skip
+            alike(posterior.prior, done.theta[found.verified]), families.told(known.n_families),
+            f"{n_aimed} single simulations were aimed at it" if n_aimed else ""]  # fmt: skip
     return Ensemble(
         prior=posterior.prior, feature_set=table.feature_set, observation=seen, **vars(done),
         log_prob=posterior(seen).log_prob(done.theta), judgement=found, criterion=rule, encoder=posterior.encoder,
         seed=seed, trust="; ".join(filter(None, told)),
         provenance={**posterior.provenance, "engine": engine, "posterior_parameters": posterior.prior.digest,
-                    "drawn": DRAWN, "drawn_around": table.digest, "aimed_simulations": n_known - known.n_families},
+                    "drawn": DRAWN, "drawn_around": table.digest, "aimed_simulations": n_aimed},
     )  # fmt: skip
 
 

@@ -364,8 +364,9 @@ pd.Series(ensemble.rejections(), name="share of draws").head(12).round(2).to_fra
 # The flows know 28 parameters vaguely: between the simulations of the table they smooth, and much of their mass
 # lies on circuits that do something else. Simulations that lie near the culture are in the table already. They are
 # simulated again, and drawn around by the share that agreed; of many candidates only those are simulated that a
-# regression on what was simulated expects to agree. They are circuits that reproduce the recording, and no sample of
-# the posterior: how probable each kind is they do not say. `infer` without `--posterior` draws in this way.
+# regression on what was simulated expects to agree, and where few agree it first closes in on the culture. They
+# are circuits that reproduce the recording, and no sample of the posterior: how probable each kind is they do not
+# say. `infer` without `--posterior` draws in this way.
 
 # %%
 near = nearby_ensemble(posterior, observation, table, SIZE.members, max_draws=SIZE.draws, **options)
