@@ -117,13 +117,11 @@ class _Plan:
         for _ in range(MOST // ROUND):
             if enough(known, self.seen, encoder) or time.monotonic() >= until:
                 break
-            first = known.n_families
-            key = stream_key(self.seed, "aimed", first)
-            theta = aimed(prior, known, self.seen, encoder, self.repeats, ROUND, key % 2**62)
+            key = stream_key(self.seed, "aimed", len(known.roots))
+            theta, around = aimed(prior, known, self.seen, encoder, self.repeats, ROUND, key % 2**62)
             if not len(theta):
                 break
-            batch = self.simulated(theta, 1, key, path)
-            known = known.joined(batch, first + np.arange(len(theta)), prior, encoder)
+            known = known.aimed(self.simulated(theta, 1, key, path), around, prior, encoder)
         return known
 
     def judged(self, done: Batch) -> Judgement:
@@ -132,12 +130,12 @@ class _Plan:
 
 def _until_enough(
     plan: _Plan, known: Known, n: int, limit: int, seconds: float, path: Path
-) -> tuple[Batch, Judgement, Families, int]:
+) -> tuple[Batch, Judgement, Families, np.ndarray]:
     """Batches until n are verified, or the draws or the time are used up; each learns from those before it.
 
-    And the number of simulations known in the end, of the table and aimed.
+    And the simulation of the table that each family descends from, of the table and aimed.
     """
-    began, widest, families, of_table = time.monotonic(), WIDEST[1], Families.none(), known.n_families
+    began, widest, families, of_table = time.monotonic(), WIDEST[1], Families.none(), len(known.roots)
     done: Batch | None = None
     while True:
         drawn = len(families.family)
@@ -148,11 +146,11 @@ def _until_enough(
         found = plan.judged(done)
         families = families.followed_by(family, moved, found.verified)
         if found.verified.sum() >= n or len(done.theta) >= limit or time.monotonic() - began >= seconds:
-            return done, found, families, known.n_families
+            return done, found, families, known.roots
         known = known.without(family[~moved]).joined(batch, family, plan.posterior.prior, plan.posterior.encoder)
         if moved.any():
             widest = _next_widest(widest, float(found.verified[drawn:][moved].mean()))
-        if found.verified[drawn:].mean() < _FEW and known.n_families - of_table <= len(done.theta) * plan.repeats:
+        if found.verified[drawn:].mean() < _FEW and len(known.roots) - of_table <= len(done.theta) * plan.repeats:
             before, known = known, plan.with_aimed(known, began + seconds / 2, path)
             families = families if known is before else families.nearer()
 
@@ -218,11 +216,11 @@ def nearby_ensemble(
     plan = _Plan(posterior, circuit, seen, rule, seed, engine, workers, progress)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary if folder is None else folder)
-        done, found, families, n_known = _until_enough(plan, known, n, limit, seconds, path)
-    n_aimed = n_known - known.n_families
+        done, found, families, roots = _until_enough(plan, known, n, limit, seconds, path)
+    n_aimed = len(roots) - len(known.roots)
     told = [posterior.check(seen).summary(),
             reach(known, seen, posterior.encoder, posterior.feature_names, found.bound),
-            alike(posterior.prior, done.theta[found.verified]), families.told(known.n_families),
+            alike(posterior.prior, done.theta[found.verified]), families.told(roots),
             f"{n_aimed} single simulations were aimed at it" if n_aimed else ""]  # fmt: skip
     return Ensemble(
         prior=posterior.prior, feature_set=table.feature_set, observation=seen, **vars(done),

@@ -26,8 +26,10 @@ _AGREES = 3.0  # standard deviations, of the feature that differs most: with fif
 
 def aimed(
     prior: Prior, known: Known, seen: WindowedFeatures, encoder: FeatureEncoder, repeats: int, n: int, seed: int
-) -> np.ndarray:  # fmt: skip
-    """Configurations (n, P), or fewer, that are expected to agree the most; none where nothing can be expected.
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Configurations (n, P), or fewer, that are expected to agree the most, and the families of their centres (n,).
+
+    None where nothing can be expected.
 
     Args:
         repeats: seeds of which the means have to agree in the end.
@@ -35,10 +37,12 @@ def aimed(
     proposal = Nearby.fit(prior, known, distances(known, seen, encoder))
     expected = Expectation.fit(known, seen, encoder, proposal.centres, proposal.factor, repeats)
     if expected is None:
-        return np.zeros((0, len(prior)))
+        return np.zeros((0, len(prior))), np.zeros(0, dtype=int)
     theta, kernel = proposal.sample(_KERNELS, seed, _WIDEST, _CANDIDATES)
     chance = expected.log_chance(prior.unconstrain(theta))
-    return theta[_likeliest(chance, np.repeat(kernel, _CANDIDATES), n)]
+    centre = np.repeat(kernel, _CANDIDATES)
+    chosen = _likeliest(chance, centre, n)
+    return theta[chosen], proposal.family[centre[chosen]]
 
 
 def _likeliest(chance: np.ndarray, centre: np.ndarray, n: int) -> np.ndarray:

@@ -22,8 +22,8 @@ class Families:
     """A record of the draws so far.
 
     Args:
-        family: (M,) simulation of the table that each descends from; moved: (M,) whether it was moved away from it, or
-            is the same configuration; verified: (M,).
+        family: (M,) simulation, of the table or aimed, that each descends from; moved: (M,) whether it was moved away
+            from it, or is the same configuration; verified: (M,).
         since: number of draws after which new families lie nearer than before, as some were aimed: what was verified
             of new ones until then says nothing of these.
     """
@@ -78,17 +78,15 @@ class Families:
         drawn = rows[np.isin(known.family[rows], self.family)]
         return (drawn if len(drawn) >= LEAST_WINDOWS else rows)[:k]
 
-    def told(self, of_table: int) -> str:
-        """One line: of how many families those are that are verified; empty for fewer than two.
+    def told(self, roots: np.ndarray) -> str:
+        """One line: from how many simulations of the table those descend that are verified; empty for fewer than two.
 
         Args:
-            of_table: families of the table, which have the numbers below; the others were aimed at the observation.
+            roots: the simulation of the table that each family descends from.
         """
         n = int(self.verified.sum())
         if n < 2:
             return ""
-        families, sizes = np.unique(self.family[self.verified], return_counts=True)
-        known = int((families < of_table).sum())
-        from_ = [f"{k} simulation{'s' if k > 1 else ''} {where}" for k, where in
-                 ((known, "of the table"), (len(families) - known, "aimed at it")) if k]  # fmt: skip
-        return f"the {n} verified ones descend from {' and '.join(from_)}, {sizes.max()} of them from one"
+        sizes = np.unique(roots[self.family[self.verified]], return_counts=True)[1]
+        from_ = f"{len(sizes)} simulation{'s' if len(sizes) > 1 else ''} of the table"
+        return f"the {n} verified ones descend from {from_}, {sizes.max()} of them from one"

@@ -49,7 +49,7 @@ class Known:
         squares, freedom: (n, F) sums of squared deviations between them, and degrees of freedom.
         failed: (k, P) those that did not.
         noise: (F,) variance of a single simulation, to go by as long as no configuration near has several seeds.
-        n_families: numbers that families have so far.
+        roots: simulation of the table that each family descends from: itself, but for one that was aimed.
     """
 
     z: np.ndarray
@@ -61,7 +61,7 @@ class Known:
     freedom: np.ndarray
     failed: np.ndarray
     noise: np.ndarray
-    n_families: int
+    roots: np.ndarray
 
     @classmethod
     def of_table(cls, table: BaseTable, encoder: FeatureEncoder) -> "Known":
@@ -73,7 +73,7 @@ class Known:
         # Windows of one simulation are one family.
         _, first, same = np.unique(z[ok], axis=0, return_index=True, return_inverse=True)
         family, noise = first[same.ravel()], np.ones(x.shape[1])
-        return cls(z[ok], x, defined, family, np.ones(len(x)), nothing, nothing, z[~ok], noise, len(x))
+        return cls(z[ok], x, defined, family, np.ones(len(x)), nothing, nothing, z[~ok], noise, np.arange(len(x)))
 
     def joined(self, batch: Batch, family: np.ndarray, prior: Prior, encoder: FeatureEncoder) -> "Known":
         """With the configurations of a batch, their features averaged over the seeds; they descend from `family`."""
@@ -84,7 +84,13 @@ class Known:
         seeds = np.full(int(ran.sum()), float(defined.shape[1]))
         new = z[ran], mean, 2 * n > defined.shape[1], family[ran], seeds, *deviations(x, defined), z[~ran]
         more = {name: np.concatenate([getattr(self, name), part]) for name, part in zip(vars(self), new, strict=False)}
-        return replace(self, n_families=max(self.n_families, int(family.max()) + 1), **more)
+        return replace(self, **more)
+
+    def aimed(self, batch: Batch, around: np.ndarray, prior: Prior, encoder: FeatureEncoder) -> "Known":
+        """With single simulations, each a family of its own, that were drawn around families `around` (n,)."""
+        own = np.arange(len(around)) + len(self.roots)
+        roots = np.concatenate([self.roots, self.roots[around]])
+        return replace(self.joined(batch, own, prior, encoder), roots=roots)
 
     def without(self, families: np.ndarray) -> "Known":
         """Less these simulations of the table: each was looked at for being near, and its new seeds tell more.
@@ -94,7 +100,7 @@ class Known:
         kept = ~(np.isin(self.family, families) & (self.seeds == 1))
         if len(np.unique(self.family[kept])) < LEAST_WINDOWS:
             return self
-        of_all = ("failed", "noise", "n_families")
+        of_all = ("failed", "noise", "roots")
         return replace(self, **{name: part[kept] for name, part in vars(self).items() if name not in of_all})
 
     def with_noise_near(self, seen: WindowedFeatures, encoder: FeatureEncoder) -> "Known":

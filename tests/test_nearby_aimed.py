@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import PRIOR, THETA, TinyEngine, tiny_observation, tiny_posterior, tiny_table
+from tiny import FEATURES, PRIOR, THETA, TinyEngine, tiny_observation, tiny_posterior, tiny_table
 
 from sbi_circuits import nearby
 from sbi_circuits.ensemble import Ensemble
 from sbi_circuits.nearby import nearby_ensemble
 from sbi_circuits.nearby_aimed import ENOUGH, MOST, ROUND, _likeliest, aimed, enough
-from sbi_circuits.nearby_known import Known, differences_in_sd
+from sbi_circuits.nearby_known import Batch, Known, differences_in_sd
 from sbi_circuits.table import MemoryTable
 
 X = tiny_observation(THETA, windows=8)
@@ -42,18 +42,22 @@ def gap(theta: np.ndarray) -> float:
 def test_they_lie_nearer_than_the_simulations_they_were_learned_from() -> None:
     """Negative control: not where configurations are exchanged."""
     encoder, table = tiny_posterior().encoder, table_with_a_gap(0.6)
-    found, control = (aimed(PRIOR, Known.of_table(t, encoder), X, encoder, 2, ROUND, 1)
+    found, control = (aimed(PRIOR, Known.of_table(t, encoder), X, encoder, 2, ROUND, 1)[0]
                       for t in (table, exchanged(table)))  # fmt: skip
     assert found.shape == (ROUND, 3) and PRIOR.contains(found).all()
     assert gap(found) < 0.6 < gap(control)  # all in the table are .6 or more away
-    again = aimed(PRIOR, Known.of_table(table, encoder), X, encoder, 2, ROUND, 1)
+    known = Known.of_table(table, encoder)
+    again, around = aimed(PRIOR, known, X, encoder, 2, ROUND, 1)
     np.testing.assert_array_equal(found, again)
+    centres = [known.z[known.family == family] for family in around]
+    away = [np.abs(PRIOR.unconstrain(theta) - z).max() for theta, z in zip(found, centres, strict=True)]
+    assert np.max(away) < 0.5 * 4 < np.abs(known.z - known.z.mean(0)).max()  # prior standard deviations
 
 
 def test_nothing_is_aimed_where_nothing_can_be_expected() -> None:
     table, encoder = MemoryTable(tiny_table().manifest, tiny_table().read()), tiny_posterior().encoder
     few = MemoryTable(table.manifest, table.rows.take(np.flatnonzero(table.rows.outcome == "ok")[:15]))
-    assert aimed(PRIOR, Known.of_table(few, encoder), X, encoder, 2, ROUND, 1).shape == (0, 3)
+    assert aimed(PRIOR, Known.of_table(few, encoder), X, encoder, 2, ROUND, 1)[0].shape == (0, 3)
 
 
 def test_the_likeliest_are_taken_but_few_around_one_and_the_same() -> None:
@@ -80,6 +84,19 @@ def test_enough_counts_single_simulations_that_agree_in_every_feature() -> None:
     assert not enough(Known.of_table(table_with_a_gap(), encoder), X, encoder)
 
 
+def test_an_aimed_one_is_a_family_that_descends_from_one_of_the_table() -> None:
+    """Those aimed around an aimed one too, and those that did not run to their end take a number as well."""
+    encoder, known = tiny_posterior().encoder, Known.of_table(tiny_table(), tiny_posterior().encoder)
+    n, shape = len(known.roots), (2, 1, FEATURES.width)
+    values = np.broadcast_to(encoder.centre, shape).copy()
+    batch = Batch(np.tile(THETA, (2, 1)), values, np.zeros(shape, np.uint8), np.array([["ok"], ["silent"]]))
+    once = known.aimed(batch, np.array([3, 5]), PRIOR, encoder)
+    twice = once.aimed(batch, np.array([n, 7]), PRIOR, encoder)
+    assert twice.roots[n:].tolist() == [3, 5, 3, 7] and (twice.roots[:n] == np.arange(n)).all()
+    assert twice.family[-2:].tolist() == [n, n + 2] and len(twice.failed) == len(known.failed) + 2
+    assert (twice.seeds[-2:] == 1).all()
+
+
 def drawn(most: int, monkeypatch: pytest.MonkeyPatch, **options: object) -> Ensemble:
     monkeypatch.setattr(nearby, "MOST", most)
     given = {"max_draws": 32, "seed": 3, "engine": "tiny", "progress": False, **options}
@@ -93,7 +110,7 @@ def test_they_find_what_the_table_has_not(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert found.verified[8:].mean() > control.verified[8:].mean() + 0.25
     assert found.provenance["aimed_simulations"] % ROUND == 0 < found.provenance["aimed_simulations"]
     assert control.provenance["aimed_simulations"] == 0
-    assert "aimed at it" in found.trust and "aimed" not in control.trust
+    assert "single simulations were aimed at it" in found.trust and "aimed" not in control.trust
     monkeypatch.setattr(TinyEngine, "run", None)  # nothing is simulated twice
     again = drawn(MOST, monkeypatch, folder=tmp_path / str(MOST))
     np.testing.assert_array_equal(again.theta, found.theta)

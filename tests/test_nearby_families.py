@@ -118,7 +118,10 @@ def test_members_descend_from_many_simulations_and_it_is_said(monkeypatch: pytes
         assert f"descend from {words[6]} simulations of the table, {words[-5]} of them from one" in text
         largest.append(int(words[-5]) / int(words[1]))
     assert largest[0] < 0.25 < largest[1]
-    assert Families.none().told(9) == record((0, 3, 1)).told(9) == ""
-    assert record((4, 3, 2)).told(9).endswith("descend from 1 simulation of the table, 2 of them from one")
-    both = record((4, 3, 2), (9, 3, 3), (11, 1, 1)).told(9)
-    assert both.endswith("descend from 1 simulation of the table and 2 simulations aimed at it, 3 of them from one")
+    own = np.arange(12)
+    assert Families.none().told(own) == record((0, 3, 1)).told(own) == ""
+    assert record((4, 3, 2)).told(own).endswith("descend from 1 simulation of the table, 2 of them from one")
+    aimed = record((4, 3, 2), (9, 3, 3), (11, 1, 1))
+    assert aimed.told(own).endswith("descend from 3 simulations of the table, 3 of them from one")
+    own[9] = 4  # it was aimed around that one
+    assert aimed.told(own).endswith("descend from 2 simulations of the table, 5 of them from one")
