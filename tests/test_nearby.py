@@ -184,6 +184,19 @@ def test_seeds_of_what_was_drawn_tell_how_far_one_window_may_be_off() -> None:
     assert np.median(after / np.maximum(before, 1e-9)) > 3  # in units a tenth as large, times the root of two
 
 
+def test_a_typical_configuration_tells_the_unit_and_not_the_most_variable_one() -> None:
+    """One of sixteen varies thirty times as much; negative control: the root mean square, which it fills."""
+    encoder, random = tiny_posterior().encoder, np.random.default_rng(1)
+    sd = np.where(np.arange(16) == 0, 3.0, 0.1)[:, None, None]
+    values = encoder.centre + sd * encoder.scale * random.standard_normal((16, 4, len(encoder.centre)))
+    batch = Batch(np.tile(THETA, (16, 1)), values, np.zeros(values.shape, np.uint8), np.full((16, 4), "ok"))
+    known = Known.of_table(memory(), encoder).joined(batch, np.arange(16), PRIOR, encoder)
+    linear = ~encoder.log
+    typical = np.sqrt(known.variance()[0])[linear]
+    control = np.sqrt(known.squares.sum(0) / known.freedom.sum(0))[linear]
+    assert 0.07 < np.median(typical) < 0.2 < 0.5 < np.median(control)
+
+
 def expectation(table: MemoryTable, x: WindowedFeatures = X) -> Expectation:
     known = Known.of_table(table, tiny_posterior().encoder)
     found = Expectation.fit(known, x, tiny_posterior().encoder, PRIOR.unconstrain(THETA)[None], np.eye(3), 4)
