@@ -44,7 +44,7 @@ __all__ = [
 DRAWN = "the simulations nearest to the observation and draws around them, not from the posterior"
 _WIDER = 1.5  # factor from batch to batch
 _YIELD = (0.4, 0.6)  # of a batch, below which kernels become narrower, and above which wider
-_FEW = 0.5  # of a batch verified, below which the next one is aimed, by no more simulations than there were of draws
+_FEW = 0.5  # of a batch verified, below which single simulations are aimed before the next one
 _BATCH = (8, 64)  # draws of the first batch, and of the largest: each is as large as all before it
 
 
