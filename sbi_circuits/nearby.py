@@ -29,7 +29,7 @@ from sbi_circuits.inference import Posterior
 from sbi_circuits.nearby_aimed import MOST, ROUND, aimed, enough
 from sbi_circuits.nearby_choice import CANDIDATES, Expectation, likely
 from sbi_circuits.nearby_families import Families
-from sbi_circuits.nearby_kernels import NEAREST, WIDEST, Nearby
+from sbi_circuits.nearby_kernels import WIDEST, Nearby
 from sbi_circuits.nearby_known import LEAST_WINDOWS, OUT_OF_REACH, Batch, Known, distances, reach
 from sbi_circuits.prior import Prior
 from sbi_circuits.recording import Recording
@@ -38,8 +38,7 @@ from sbi_circuits.table import BaseTable
 from sbi_circuits.verification import Criterion, Judgement, judge
 
 __all__ = [
-    "DRAWN", "NEAREST", "OUT_OF_REACH", "Known", "Nearby", "alike", "distances", "mismatches", "nearby_ensemble",
-    "reach",
+    "DRAWN", "OUT_OF_REACH", "Known", "Nearby", "alike", "distances", "mismatches", "nearby_ensemble", "reach",
 ]  # fmt: skip
 DRAWN = "the simulations nearest to the observation and draws around them, not from the posterior"
 _WIDER = 1.5  # factor from batch to batch
@@ -133,7 +132,7 @@ def _until_enough(
 ) -> tuple[Batch, Judgement, Families, np.ndarray]:
     """Batches until n are verified, or the draws or the time are used up; each learns from those before it.
 
-    And the simulation of the table that each family descends from, of the table and aimed.
+    Last in what is returned: the simulation of the table that each family descends from, see `Known.roots`.
     """
     began, widest, families, of_table = time.monotonic(), WIDEST[1], Families.none(), len(known.roots)
     done: Batch | None = None
