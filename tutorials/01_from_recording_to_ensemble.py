@@ -35,11 +35,10 @@ import pandas as pd
 
 import sbi_circuits
 from sbi_circuits import TrainingConfig, get_circuit, plots, read_recording, save_ensemble, simulate, train, verify
-from sbi_circuits.cultures import DAYS, SOURCE, WINDOW, culture, culture_features, plate, typical_well
+from sbi_circuits.cultures import SOURCE, WINDOW, culture, culture_features, plate, typical_well
 from sbi_circuits.demo import AIMED, demo_table
 from sbi_circuits.features import DEFINED
 from sbi_circuits.nearby import nearby_ensemble
-from sbi_circuits.plots.style import ACCENT, GREY, INK, SMALL, blank, label, thin
 from sbi_circuits.report import simulate_best
 
 # %% [markdown]
@@ -124,34 +123,6 @@ print(by_day.to_string())
 # undefined, and the mean interval, about 10 s, is that of the minutes which happened to hold two bursts; 1.7
 # bursts a minute are one in 35 s. Simulations of 60 s have the same bias, which is why both sides are
 # measured in the same windows.
-
-# %%
-SHOWN = {
-    "rate_per_minute": "bursts/min",
-    "interval_mean": "interval (s)",
-    "interval_cv": "CV",
-    "width_mean": "width (s)",
-}
-
-
-def over_days(names, chosen):
-    """One panel per feature: every well in grey, the chosen one in black, the median in blue."""
-    fig = blank(7.2, 2.3)
-    for ax, (name, title) in zip(fig.subplots(1, len(names)), names.items(), strict=True):
-        table = measured.pivot(index="day", columns="well", values=name)
-        thin(ax, "left", "bottom").plot(table.index, table, color=GREY, lw=0.5, alpha=0.5)
-        ax.plot(table.index, table[chosen], "o-", color=INK, lw=1.0, ms=3)
-        median = table.median(axis=1).where(table.notna().mean(axis=1) >= 0.5)
-        ax.plot(table.index, median, "o-", color=ACCENT, lw=1.6, ms=3)
-        ax.set(xticks=DAYS, ylim=(0, None))
-        label(ax, "day in vitro", title)
-    fig.suptitle(
-        f"35 wells; blue: median where most define it, black: well {chosen}", fontsize=SMALL + 1, x=0.01, ha="left"
-    )
-    return fig
-
-
-over_days(SHOWN, WELL)
 
 # %% [markdown]
 # ## 2. One culture

@@ -43,7 +43,7 @@ from sbi_circuits.demo import demo_posterior, demo_table
 from sbi_circuits.features import DEFINED, WindowedFeatures
 from sbi_circuits.features.states import FeatureValues, summarise
 from sbi_circuits.nearby import nearby_ensemble
-from sbi_circuits.plots.style import ACCENT, GREY, INK, blank, thin
+from sbi_circuits.plots.style import ACCENT, GREY, INK, blank, label, thin
 from sbi_circuits.table import MemoryTable
 
 
@@ -76,14 +76,26 @@ print(card.summary())
 print(SOURCE)
 shown = ["rate_per_minute", "interval_mean", "interval_cv", "width_mean", "peak_to_mean", "fraction_in_bursts"]
 columns = [posterior.feature_names.index(f"bursts.{name}") for name in shown]
-by_day = {
-    day: np.nanmedian(
-        [np.where(r.features.states == DEFINED, r.features.values, np.nan)[columns] for r in plate() if r.day == day],
-        axis=0,
-    )
-    for day in DAYS
-}
-pd.DataFrame(by_day, index=shown).round(3)
+measured = pd.DataFrame(
+    [np.where(r.features.states == DEFINED, r.features.values, np.nan)[columns] for r in plate()],
+    index=pd.MultiIndex.from_tuples([(r.day, r.well) for r in plate()], names=["day", "well"]), columns=shown,
+)  # fmt: skip
+measured.groupby("day").median().T.round(3)
+
+# %%
+TITLES = {"rate_per_minute": "bursts/min", "interval_mean": "interval (s)", "interval_cv": "CV of intervals",
+          "width_mean": "width (s)"}  # fmt: skip
+figure = blank(7.2, 2.3)
+for axes, (name, title) in zip(figure.subplots(1, len(TITLES)), TITLES.items(), strict=True):
+    wells = measured[name].unstack()
+    median = wells.median(axis=1).where(wells.notna().mean(axis=1) >= 0.5)
+    thin(axes, "left", "bottom").plot(wells.index, wells, color=GREY, lw=0.5, alpha=0.5)
+    axes.plot(wells.index, wells[WELL], "o-", color=INK, lw=1.0, ms=3)
+    axes.plot(wells.index, median, "o-", color=ACCENT, lw=1.6, ms=3)
+    axes.set(xticks=DAYS, ylim=(0, None))
+    label(axes, "day in vitro", title)
+figure.suptitle(f"grey: wells, black: well {WELL}, blue: median where most define it", fontsize=8, x=0.01, ha="left")
+figure
 
 # %% [markdown]
 # ## 2. One culture on four days
