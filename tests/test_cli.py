@@ -17,21 +17,21 @@ from tiny import (
     FEATURES,
     THETA,
     TinyEngine,
+    changed,
     tiny_circuit,
     tiny_ensemble,
-    tiny_observation,
     tiny_posterior,
     tiny_recording,
     tiny_table,
+    written_observation,
 )
 from typer.testing import CliRunner, Result
 
 from sbi_circuits.circuit import register
 from sbi_circuits.cli import app
-from sbi_circuits.errors import FeatureError
 from sbi_circuits.inference.rounds import Gain
 from sbi_circuits.nearby import DRAWN
-from sbi_circuits.observation_file import ObservedFeatures, read_observation, write_observation
+from sbi_circuits.observation_file import read_observation
 from sbi_circuits.readers import read_recording, write_recording
 from sbi_circuits.recording import Recording
 from sbi_circuits.results import load_ensemble, save_ensemble
@@ -68,8 +68,7 @@ def recording(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def observation(tmp_path: Path) -> Path:
-    observed = ObservedFeatures(FEATURES, tiny_observation(), DURATION, "tests", "tiny.npz", "A1")
-    return write_observation(tmp_path / "observation.json", observed)
+    return written_observation(tmp_path / "observation.json")
 
 
 # --- start-up ---
@@ -430,49 +429,11 @@ def test_an_ensemble_is_not_verified_with_its_own_seed(tmp_path: Path) -> None:
     assert line == "seed 3 made this ensemble; verify with another one"
 
 
-# --- observation files ---
-
-
-def change(path: Path, **changes: Any) -> Path:
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
-    return path
-
-
-def test_observation_round_trip(observation: Path) -> None:
-    read, seen = read_observation(observation), tiny_observation()
-    for name in ("values", "states", "spread", "window_values", "window_states"):
-        np.testing.assert_array_equal(getattr(read.features, name), getattr(seen, name))
-    assert (read.source, read.recording, read.group) == ("tests", "tiny.npz", "A1")
-    assert read_observation(observation.read_text()).feature_set == FEATURES
-
-
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"schema_version": 2}, "observation.json: schema version 2; this code reads 1"),
-        ({"values": None}, "observation.json: this is no observation: KeyError: 'values'"),
-        ({"values": [1.0]}, "observation.json: the observation has (1,) features, its feature set (40,)"),
-        ({"states": ["maybe"] * 40}, "observation.json: this is no observation: KeyError: 'maybe'"),
-        ({"names": ["a", *FEATURES.names[1:]]},
-         "observation.json: its names are not those of its feature set (a)"),
-        ({"units": ["mV", *FEATURES.units[1:]]},
-         "observation.json: its units are not those of its feature set (mV)"),
-        ({"spread": [float("nan")] * 40},
-         "observation.json: its values are not all finite; what is not defined has the value 0"),
-    ],
-)  # fmt: skip
-def test_bad_observations(changes: dict[str, Any], line: str, observation: Path) -> None:
-    with pytest.raises(FeatureError) as caught:
-        read_observation(change(observation, **changes))
-    assert str(caught.value) == line
-
-
 def test_observations_that_do_not_fit_the_posterior(
     observation: Path, posterior: Path, recording: Path
 ) -> None:
     infer = ("infer", "--features", observation, "--posterior", posterior)
-    change(observation, window_s=60.0)
+    changed(observation, window_s=60.0)
     line = "tiny.npz A1 has windows of 60 s, the simulations last 20 s; measure again with --window 20"
     assert error(*infer) == line
     call("features", recording, "--set", "isi", "--window", DURATION, "--json", observation)

@@ -1,11 +1,10 @@
-"""Laws of every flow, and posteriors against exact answers.
+"""Posteriors against exact answers, and what a posterior, its training and its files promise.
 
 The toy: two parameters and features with Gaussian noise, whose exact posterior is a quadrature on a grid.
 """
 
 import json
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,134 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_flows import KINDS
 
 from sbi_circuits.errors import InferenceError, PriorError, UnknownNameError
 from sbi_circuits.features import DEFINED, UNDEFINED, UNOBSERVED, FeatureValues
 from sbi_circuits.inference import Posterior, TrainingConfig, TrainingData, load_posterior, train
-from sbi_circuits.inference.config import FAMILIES, LIBRARY_TRANSFORMS, TRANSFORMS, FlowSpec
-from sbi_circuits.inference.coordinates import bound
-from sbi_circuits.inference.encode import FeatureEncoder, feature_groups, random_drops
-from sbi_circuits.inference.flows import build_flows
-from sbi_circuits.inference.posterior import Flows
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.seeds import generator
 
-KINDS = [*product(("batched",), TRANSFORMS), *product(FAMILIES[1:], LIBRARY_TRANSFORMS)]
 PRIOR = Prior((Parameter("g", "nS", -1.0, 3.0), Parameter("tau", "ms", 1.0, 100.0, scale="log")))
 NAMES = ("isi.mean", "isi.cv", "bursts.rate")
 NOISE = np.array([0.5, 0.5, 0.7])
 SMALL = TrainingConfig(members=1, epochs=2, hidden=16)
 MEDIUM = TrainingConfig(members=1, epochs=20, hidden=48, batch=128, rate=3e-3)
-
-
-# --- flows ----------------------------------------------------------------------------------------
-
-
-def spec_of(family: str, transform: str, parameters: int, coordinates: str = "normal", **shape: Any) -> FlowSpec:
-    layers = 1 if transform == "mixture" else 2
-    shape = {"hidden": 16, "width": 8, "layers": layers, "bins": 6, "blocks": 1, "dropout": 0.1} | shape
-    return FlowSpec(parameters, 3, (2, -1), family, transform, coordinates, members=2, **shape)
-
-
-def random_flows(family: str, transform: str, parameters: int, coordinates: str = "normal") -> Flows:
-    """Two members far from the identity, in double precision."""
-    flows = build_flows(spec_of(family, transform, parameters, coordinates), seed=1)
-    random = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for weight in flows.parameters():
-            weight.add_(0.12 * torch.randn(weight.shape, generator=random))
-        x = torch.randn(300, 3, generator=random)
-        z = 0.5 * (x[:, :1] + 0.5 * x[:, 1:2] + torch.randn(300, parameters, generator=random))
-        ones = torch.ones(300)
-        flows.start.fit(z[:200], x[:200], ones[:200], z[200:], x[200:], ones[200:])
-    return flows.double().eval()
-
-
-def density_on_grid(flows: Flows, context: torch.Tensor, points: np.ndarray) -> np.ndarray:
-    """Densities (members, G, ..., G)."""
-    axes = np.meshgrid(*[points] * flows.spec.parameters, indexing="ij")
-    z = torch.as_tensor(np.stack([axis.ravel() for axis in axes], axis=1))
-    return flows.log_prob(z, context).exp().detach().numpy().reshape(-1, *axes[0].shape)
-
-
-@pytest.mark.parametrize("parameters", [1, 2])
-@pytest.mark.parametrize(
-    ("family", "transform", "coordinates"), [*((*kind, "normal") for kind in KINDS), ("batched", "mixture", "uniform")]
-)
-def test_density_integrates_to_one_and_draws_follow_it(
-    family: str, transform: str, coordinates: str, parameters: int
-) -> None:
-    """Quadrature within 1 %; marginal distributions of 4,000 draws within 0.03 (Kolmogorov: p = 0.0015)."""
-    flows = random_flows(family, transform, parameters, coordinates)
-    context = torch.tensor([[0.3, -1.0, 0.5]], dtype=torch.float64)
-    edge, n = min(10.0, bound(coordinates)), 401 if parameters == 2 else 4001
-    step = 2 * edge / n
-    points = -edge + step * (np.arange(n) + 0.5)
-    noise = torch.randn(4000, parameters, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for member, density in enumerate(density_on_grid(flows, context, points)):
-        assert density.sum() * step**parameters == pytest.approx(1.0, abs=0.01)
-        draws = flows.draw(member, noise, context).numpy()
-        assert np.abs(draws).max() <= bound(coordinates)
-        for axis in range(parameters):
-            marginal = density if parameters == 1 else density.sum(1 - axis) * step
-            expected = np.cumsum(marginal) * step
-            found = np.searchsorted(np.sort(draws[:, axis]), points + step / 2) / len(draws)
-            assert np.abs(found - expected).max() < 0.03
-
-
-@pytest.mark.parametrize(("family", "transform"), [kind for kind in KINDS if kind[1] != "mixture"])
-def test_density_of_a_draw_is_that_of_its_noise(family: str, transform: str) -> None:
-    """log q(z) = log N(noise) - log |d z / d noise|, the derivatives by central differences."""
-    flows = random_flows(family, transform, 4)
-    noise = torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    context, small = torch.ones(1, 3, dtype=torch.float64), 1e-6
-    for member in range(2):
-        z = flows.draw(member, noise, context)
-        assert not torch.allclose(z, noise, atol=0.1)
-        moved = [flows.draw(member, noise + small * e, context) for e in (*torch.eye(4), *-torch.eye(4))]
-        jacobian = torch.stack([(up - down) / (2 * small) for up, down in zip(moved[:4], moved[4:], strict=True)], 2)
-        normal = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum(1)
-        expected = normal - torch.linalg.slogdet(jacobian).logabsdet
-        assert torch.allclose(flows.log_prob(z, context)[member], expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("coordinates", ["normal", "uniform"])
-def test_a_draw_of_a_mixture_has_the_rank_of_a_uniform_number(coordinates: str) -> None:
-    """Every conditional distribution function of the draws is uniform: Kolmogorov distance of 4,000 below 0.03."""
-    flows = random_flows("batched", "mixture", 3, coordinates)
-    noise = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    context = torch.ones(1, 3, dtype=torch.float64)
-    for member in range(2):
-        ranks = flows.ranks(flows.draw(member, noise, context), context)[member].numpy()
-        for column in ranks.T:
-            assert np.abs(np.sort(column) - (np.arange(4000) + 0.5) / 4000).max() < 0.03
-        wrong = flows.ranks(flows.draw(1 - member, noise, context), context)[member].numpy()
-        assert max(np.abs(np.sort(c) - (np.arange(4000) + 0.5) / 4000).max() for c in wrong.T) > 0.03
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_many_rows_are_drawn_as_one_by_one(kind: tuple[str, str]) -> None:
-    flows = random_flows(*kind, 3)
-    random = torch.Generator().manual_seed(0)
-    noise = torch.randn(12, 3, generator=random, dtype=torch.float64)
-    inputs = torch.randn(4, 3, generator=random, dtype=torch.float64)
-    inputs[:, 2] = torch.tensor([0.0, 1.0, 0.0, 1.0])
-    row = torch.tensor([0, 1, 2, 3] * 3)
-    together = flows.draw(1, noise, inputs, row)
-    alone = torch.cat([flows.draw(1, noise[k : k + 1], inputs[row[k]][None]) for k in range(12)])
-    assert torch.allclose(together, alone, atol=1e-8)
-    rows = flows.log_prob(noise[:4], inputs)
-    assert torch.allclose(rows, torch.cat([flows.log_prob(noise[k : k + 1], inputs[k : k + 1]) for k in range(4)], 1))
-
-
-@pytest.mark.parametrize(("family", "transform"), [kind for kind in KINDS if kind[1] != "mixture"])
-def test_a_new_flow_is_the_prior_and_leaves_the_random_state_alone(family: str, transform: str) -> None:
-    before = torch.random.get_rng_state()
-    flows = build_flows(spec_of(family, transform, 4, hidden=8), seed=3).eval()
-    assert torch.equal(before, torch.random.get_rng_state())
-    z, x = torch.linspace(-4, 4, 20).reshape(5, 4), torch.linspace(-1, 1, 15).reshape(5, 3)
-    prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
-    assert torch.allclose(flows.log_prob(z, x), prior.expand(2, -1), atol=1e-5)
 
 
 # --- a toy with an exact posterior ----------------------------------------------------------------
@@ -338,46 +222,6 @@ def test_weights_follow_validation_when_asked() -> None:
     config = replace(SMALL, members=3, weighting="validation")
     posterior = train(toy(), config, progress=False)
     assert posterior.weights.sum() == pytest.approx(1.0) and np.ptp(posterior.weights) > 0
-
-
-# --- encoding -------------------------------------------------------------------------------------
-
-
-def test_scales_come_from_defined_entries_only() -> None:
-    values = np.array([[1.0], [2.0], [3.0], [4.0], [5.0], [1e9]])
-    states = np.array([[0], [0], [0], [0], [0], [1]])
-    encoder = FeatureEncoder.fit(values, states, dropping=False)
-    assert encoder.centre[0] == 3.0 and encoder.scaled(values, states)[5, 0] == 0.0
-
-
-def test_heavy_tails_go_through_the_logarithm_and_gaussians_do_not() -> None:
-    random = generator(0, "tails")
-    values = np.stack([random.standard_normal(500), np.exp(2 * random.standard_normal(500))], axis=1)
-    encoder = FeatureEncoder.fit(values, np.zeros(values.shape, dtype=int), dropping=True)
-    assert encoder.log.tolist() == [False, True]
-    extreme = encoder.scaled(np.array([1e9, 1e9]), np.array([DEFINED, DEFINED]))
-    rising = encoder.scaled(np.linspace(-9, 9, 99)[:, None].repeat(2, axis=1), np.zeros((99, 2)))
-    assert (np.diff(rising, axis=0) > 0).all()
-    assert (extreme < 30).all()
-
-
-def test_dropping_takes_whole_families_or_single_features() -> None:
-    """Half of the rows lose something; of these 3/4 keep one of the two families, the others 0 to 3 features."""
-    groups = torch.as_tensor(feature_groups(("isi.a", "isi.b", "bursts.a", "isi.c")))
-    drops = random_drops(8000, groups, 0.5, torch.Generator().manual_seed(0)).numpy()
-    isi = drops[:, [0, 1, 3]]
-    assert (~drops.any(1)).mean() == pytest.approx(0.5, abs=0.02)
-    assert (isi.any(1) & ~isi.all(1)).mean() == pytest.approx(0.125 * 0.625, abs=0.02)
-    for only in ([True, True, False, True], [False, False, True, False]):
-        assert (drops == only).all(1).mean() == pytest.approx(0.1875 + 0.125 / 16, abs=0.02)
-    assert drops.all(1).mean() == pytest.approx(0.125 / 4, abs=0.01)
-
-
-def test_one_family_loses_single_features() -> None:
-    groups = torch.zeros(4, dtype=torch.long)
-    drops = random_drops(8000, groups, 1.0, torch.Generator().manual_seed(0)).numpy()
-    lost = np.bincount(drops.sum(1), minlength=5) / len(drops)
-    assert lost == pytest.approx([0, 0.25, 0.25, 0.25, 0.25], abs=0.02)
 
 
 # --- is the observation one of the simulations? ---------------------------------------------------

@@ -1,6 +1,6 @@
 """Laws that a trained posterior of every family keeps: bounds, total probability, files, seeds, threads, bad input.
 
-The laws of untrained flows are in `test_inference`.
+The laws of untrained flows are in `test_flows`.
 """
 
 import json

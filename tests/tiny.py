@@ -1,8 +1,10 @@
 """A bursting toy circuit behind a fast stand-in engine, and a small posterior of it, made once a process."""
 
+import json
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from sbi_circuits.engines import ENGINES, Engine, Protocol, Simulation
 from sbi_circuits.ensemble import Ensemble, build_ensemble
 from sbi_circuits.features import FeatureSet, WindowedFeatures
 from sbi_circuits.inference import Posterior, TrainingConfig, train
+from sbi_circuits.observation_file import ObservedFeatures, write_observation
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.recording import Outcome, Recording
 from sbi_circuits.seeds import generator
@@ -89,6 +92,19 @@ def tiny_posterior() -> Posterior:
 
 def tiny_observation(theta: np.ndarray = THETA, windows: int = 6, seed: int = 99) -> WindowedFeatures:
     return FEATURES.measure_windows(tiny_recording(theta, windows * DURATION, seed), DURATION)
+
+
+def written_observation(path: Path) -> Path:
+    """An observation file of the circuit's bursts."""
+    observed = ObservedFeatures(FEATURES, tiny_observation(), DURATION, "tests", "tiny.npz", "A1")
+    return write_observation(path, observed)
+
+
+def changed(path: Path, **changes: Any) -> Path:
+    """A JSON file with other entries; None takes one out."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    return path
 
 
 @cache
