@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -31,6 +32,20 @@ def test_the_benchmark_runs_without_brian2() -> None:
     assert "| double | 2 of 2 |" in done.stdout and "| 60 | 4 |" in done.stdout
     assert "| jansen_rit | single | 3 of 3 |" in done.stdout
     assert ("VBI's CuPy engine was NOT run: " in done.stdout) == bool(lacking())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "measured"), [(0.0, 1), (1000.0, 3)])
+def test_slow_draws_are_cut_short_and_counted(limit: float, measured: int) -> None:
+    """What ended in time is the figure; without the limit all three draws are."""
+    code = (
+        "from dataclasses import replace; from benchmarks import gpu; "
+        f"print(*gpu.draws(replace(gpu.TINY, draws_limit_s={limit}), None, 1), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(rf"^\| \d+ \| {measured} \| ", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_vbi_runs_the_same_two_models(monkeypatch: pytest.MonkeyPatch) -> None:
