@@ -1,13 +1,12 @@
 """Ensembles as ArviZ InferenceData, and as NetCDF files that load again as they were."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -17,11 +16,11 @@ from sbi_circuits.errors import InferenceError, SbiCircuitsError
 from sbi_circuits.features import FeatureSet, WindowedFeatures
 from sbi_circuits.inference.encode import FeatureEncoder
 from sbi_circuits.prior import Prior
+from sbi_circuits.tree_files import read_tree, write_tree
 from sbi_circuits.verification import Criterion, Judgement
 
 SCHEMA = "sbi_circuits.ensemble"
 SCHEMA_VERSION = 1
-_ENGINE: Literal["h5netcdf"] = "h5netcdf"  # of the NetCDF engines the one that ArviZ installs
 _PACKAGES = ("sbi-circuits", "numpy", "torch", "xarray")
 _FEATURE, _SEEDS = ("feature",), ("configuration", "repeat")
 _ENCODER = {"columns": ("encoder_column",), "ranks": ("feature", "encoder_rank")}  # the other arrays are per feature
@@ -52,16 +51,7 @@ def to_inference_data(ensemble: Ensemble, n_prior: int = 1000) -> Any:
 
 def save_ensemble(ensemble: Ensemble, path: str | Path, n_prior: int = 1000) -> Path:
     """Write an ensemble as NetCDF, whole or not at all; `arviz.from_netcdf` reads it too."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    tree = _tree(_groups(ensemble, n_prior), _attributes(ensemble))
-    try:
-        tree.to_netcdf(temporary, engine=_ENGINE)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_tree(_tree(_groups(ensemble, n_prior), _attributes(ensemble)), path)
 
 
 def load_ensemble(path: str | Path) -> Ensemble:
@@ -70,14 +60,7 @@ def load_ensemble(path: str | Path) -> Ensemble:
     Raises:
         InferenceError: a file that is missing, damaged, of another schema version, or no ensemble.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InferenceError(f"there is no ensemble {path}")
-    try:
-        with xr.open_datatree(path, engine=_ENGINE) as tree:
-            content = tree.load()
-    except Exception as error:  # HDF5 names damage in many ways
-        raise InferenceError(f"cannot read the ensemble {path}: not a whole NetCDF file") from error
+    content = read_tree(path, "ensemble")
     attrs = content.attrs
     if attrs.get("schema") != SCHEMA:
         raise InferenceError(f"{path} is not an ensemble: it was not written by save_ensemble")

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "sbi_circuits"
 ORDER = (
-    "data", "errors", "digests", "units", "seeds", "regression", "prior", "circuit", "recording", "readers",
-    "engines", "simulation", "features", "cultures", "observation_file", "table", "campaign", "inference",
+    "data", "errors", "digests", "tree_files", "units", "seeds", "regression", "prior", "circuit", "recording",
+    "readers", "engines", "simulation", "features", "cultures", "observation_file", "table", "campaign", "inference",
     "verification", "ensemble", "nearby", "aimed_round", "results", "calibration", "comparison", "estimators",
     "gradients", "subspace", "connectome", "plots", "report", "demo", "cli",
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterable
 
+from sbi_circuits.engines.printer import Printer
 from sbi_circuits.engines.translate import Statement
 
 # In the precision of their argument; the others have one function for each precision.
@@ -24,15 +25,11 @@ NEXT_SPIKE = "        spike_ = np.int32(spike_ + threads_)"
 _OWN = ("exp", "floor", "ceil", "trunc", "exprel", "sign")
 
 
-class _Expression(ast.NodeTransformer):
-    """Rewrites calls, conditions and invariants into CUDA terms."""
+class _CudaPrinter(Printer):
+    """Rewrites calls too, into CUDA terms."""
 
     def __init__(self, single: bool):
         self.precision = "single" if single else "double"
-
-    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
-        assert isinstance(node.slice, ast.Constant)
-        return ast.Name(f"k{node.slice.value!r}")
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         assert isinstance(node.func, ast.Name)
@@ -48,23 +45,10 @@ class _Expression(ast.NodeTransformer):
         function = ast.Attribute(ast.Name("math"), _MATH[name]) if name in _MATH else ast.Name(name)
         return ast.Call(function, arguments, [])
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        # Bitwise on conditions: no branch, so that the threads of a warp stay together.
-        operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
-        result = self.visit(node.values[0])
-        for value in node.values[1:]:
-            result = ast.BinOp(result, operator, self.visit(value))
-        return result
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        if isinstance(node.op, ast.Not):
-            return ast.Compare(self.visit(node.operand), [ast.Eq()], [ast.Constant(False)])
-        return self.generic_visit(node)
-
 
 def show(expression: str, single: bool) -> str:
     """One rewritten expression as CUDA source; `K[j]` becomes the local name `kj`."""
-    tree = _Expression(single).visit(ast.parse(expression, mode="eval").body)
+    tree = _CudaPrinter(single).visit(ast.parse(expression, mode="eval").body)
     return ast.unparse(ast.fix_missing_locations(tree))
 
 

@@ -13,15 +13,32 @@ _CALLS = {
 }  # fmt: skip
 
 
-class _Printer(ast.NodeTransformer):
-    """Rewrites calls, conditions and literals into numba's terms."""
-
-    def __init__(self, single: bool, invariants: tuple[str, ...]):
-        self.single, self.invariants = single, invariants
+class Printer(ast.NodeTransformer):
+    """Rewrites what all compiled engines write alike: invariants and conditions."""
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         assert isinstance(node.slice, ast.Constant)
         return ast.Name(f"k{node.slice.value!r}")
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        # Bitwise on conditions: no branch, so that a loop stays a vector loop, and threads of a warp together.
+        operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
+        result = self.visit(node.values[0])
+        for value in node.values[1:]:
+            result = ast.BinOp(result, operator, self.visit(value))
+        return result
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        if isinstance(node.op, ast.Not):
+            return ast.Compare(self.visit(node.operand), [ast.Eq()], [ast.Constant(False)])
+        return self.generic_visit(node)
+
+
+class _NumbaPrinter(Printer):
+    """Rewrites calls too, into numba's terms."""
+
+    def __init__(self, single: bool, invariants: tuple[str, ...]):
+        self.single, self.invariants = single, invariants
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         assert isinstance(node.func, ast.Name)
@@ -60,23 +77,10 @@ class _Printer(ast.NodeTransformer):
                     return None
         return None
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        # Bitwise on conditions: no branch, so that the loop stays a vector loop.
-        operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
-        result = self.visit(node.values[0])
-        for value in node.values[1:]:
-            result = ast.BinOp(result, operator, self.visit(value))
-        return result
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        if isinstance(node.op, ast.Not):
-            return ast.Compare(self.visit(node.operand), [ast.Eq()], [ast.Constant(False)])
-        return self.generic_visit(node)
-
 
 def show(expression: str, single: bool, invariants: tuple[str, ...]) -> str:
     """One rewritten expression as numba source; `K[j]` becomes the local name `kj`."""
-    tree = _Printer(single, invariants).visit(ast.parse(expression, mode="eval").body)
+    tree = _NumbaPrinter(single, invariants).visit(ast.parse(expression, mode="eval").body)
     return ast.unparse(ast.fix_missing_locations(tree))
 
 

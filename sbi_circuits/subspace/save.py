@@ -1,10 +1,9 @@
 """A subspace report as one NetCDF file of plain groups; `xarray.open_datatree` reads it, nothing in it is code."""
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -14,24 +13,15 @@ from sbi_circuits.errors import InferenceError
 from sbi_circuits.subspace.paths import Paths, Walks
 from sbi_circuits.subspace.proof import PointProof
 from sbi_circuits.subspace.report import SubspaceReport
+from sbi_circuits.tree_files import read_tree, write_tree
 
 SCHEMA = "sbi_circuits.subspace"
 SCHEMA_VERSION = 1
-_ENGINE: Literal["h5netcdf"] = "h5netcdf"
 
 
 def save_subspace(report: SubspaceReport, path: str | Path) -> Path:
     """Write a report as NetCDF, whole or not at all; returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    tree = to_tree(report)
-    try:
-        tree.to_netcdf(temporary, engine=_ENGINE)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_tree(to_tree(report), path)
 
 
 def load_subspace(path: str | Path) -> xr.DataTree:
@@ -40,14 +30,7 @@ def load_subspace(path: str | Path) -> xr.DataTree:
     Raises:
         InferenceError: a file that is missing, damaged, or no subspace of this schema version.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InferenceError(f"there is no subspace {path}")
-    try:
-        with xr.open_datatree(path, engine=_ENGINE) as tree:
-            content = tree.load()
-    except Exception as error:  # HDF5 names damage in many ways
-        raise InferenceError(f"cannot read the subspace {path}: not a whole NetCDF file") from error
+    content = read_tree(path, "subspace")
     found = content.attrs.get("schema"), content.attrs.get("schema_version")
     if found != (SCHEMA, SCHEMA_VERSION):
         wanted = f"this code reads {SCHEMA} version {SCHEMA_VERSION}"
