@@ -8,8 +8,9 @@ PYTEST := MPLBACKEND=Agg $(PY) -m pytest
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || "$$(python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)" -m venv .venv
 	$(PY) -m pip install -c constraints.txt --upgrade pip
-	$(PY) -m pip install torch==2.13.0 -c constraints.txt
-	$(PY) -m pip install -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --no-compile torch==2.13.0 -c constraints.txt
+	$(PY) -m pip install --no-compile -c constraints.txt -e '.[dev]'
+	$(PY) -m compileall -qq -j 0 .venv/lib || true  # on all cores (pip: on one, over a minute); templates do not compile
 	touch $@
 
 .venv/.bench: $(STAMP)
