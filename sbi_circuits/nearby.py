@@ -44,6 +44,7 @@ DRAWN = "the simulations nearest to the observation and draws around them, not f
 _WIDER = 1.5  # factor from batch to batch
 _YIELD = (0.4, 0.6)  # of a batch, below which kernels become narrower, and above which wider
 _FEW = 0.5  # of a batch verified, below which single simulations are aimed before the next one
+_AIMING = 1 / 3  # of the time, after which nothing is aimed: what it finds pays in the batches that follow
 _BATCH = (8, 64)  # draws of the first batch, and of the largest: each is as large as all before it
 
 
@@ -150,7 +151,7 @@ def _until_enough(
         if moved.any():
             widest = _next_widest(widest, float(found.verified[drawn:][moved].mean()))
         if found.verified[drawn:].mean() < _FEW and len(known.roots) - of_table <= len(done.theta) * plan.repeats:
-            before, known = known, plan.with_aimed(known, began + seconds / 2, path)
+            before, known = known, plan.with_aimed(known, began + _AIMING * seconds, path)
             families = families if known is before else families.nearer()
 
 
