@@ -34,7 +34,7 @@ demo: $(STAMP)  ## infer a circuit from a recording, end to end, into demo_outpu
 	$(PY) -m sbi_circuits demo --out demo_output
 
 test: lint types  ## ruff, mypy, then every test that is quick and needs no GPU or cluster
-	$(PYTEST) -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(DEV)  ## ruff
 	$(PY) -m ruff check .
@@ -43,7 +43,7 @@ types: $(DEV)  ## mypy
 	$(PY) -m mypy
 
 slow: $(DEV)  ## the tests marked slow
-	$(PYTEST) -m slow -n 2 --dist loadfile
+	$(PYTEST) -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 gpu: $(DEV)  ## the tests marked gpu (needs a CUDA device)
 	$(PYTEST) -m gpu

@@ -5,10 +5,19 @@ from pathlib import Path
 
 import pytest
 
+# The files that take longest, the longest first: started last they would keep one worker busy after all others are done.
+_LONGEST = ("test_tutorials.py", "test_cuda.py", "test_rates.py", "test_engines.py", "test_campaign_faults.py",
+            "test_distributions.py", "test_cli.py", "test_subspace_report.py", "test_readme.py")  # fmt: skip
+
 # Before torch is imported: workers of `make test` share the cores, and threads of one that wait for those of another
 # cost many times what they gain.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest files first."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from brian2.codegen.runtime.numpy_rt import NumpyCodeObject
 from tiny import THETA, TinyEngine, tiny_posterior, tiny_recording
 
 import sbi_circuits
 from sbi_circuits import circuit, engines, plots
 from sbi_circuits.cli import app
+from sbi_circuits.engines import brian2_engine
 from sbi_circuits.inference import TrainingConfig
 from sbi_circuits.readers import write_recording
 from sbi_circuits.recording import Recording
@@ -86,6 +88,8 @@ def test_the_circuit_example_runs_on_both_engines(
 ) -> None:
     """Within thirty lines, and the rate that both print is the one the text gives."""
     monkeypatch.setattr(circuit, "_REGISTERED", dict(circuit._REGISTERED))
+    # Compiling takes Brian2 a minute, for two seconds of 200 cells. Tutorial 07 has it compile.
+    monkeypatch.setattr(brian2_engine, "auto_target", lambda: NumpyCodeObject)
     own, table, queries = blocks("python")[1:4]
     namespace: dict[str, Any] = {"__name__": "readme"}
     exec(own, namespace)
