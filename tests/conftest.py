@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-# The files that take longest, the longest first: started last they would keep one worker busy after all others are done.
+# The files that take longest, the longest first: started last, they keep one worker busy after the others are done.
 _LONGEST = ("test_tutorials.py", "test_cuda.py", "test_rates.py", "test_engines.py", "test_campaign_faults.py",
             "test_distributions.py", "test_cli.py", "test_subspace_report.py", "test_readme.py")  # fmt: skip
 
