@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sbi_circuits.campaign import Campaign, run_campaign
+from sbi_circuits.campaign import Campaign, run_campaign, verify_campaign
 from sbi_circuits.circuit import Circuit, Population, Record
 from sbi_circuits.engines import ENGINES, Engine, Protocol, Simulation
 from sbi_circuits.errors import CircuitError
@@ -17,6 +17,7 @@ from sbi_circuits.features import FeatureSet
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.recording import Outcome, Recording
 from sbi_circuits.seeds import generator
+from sbi_circuits.table import Rows, Table, rows_equal
 
 PRIOR = Prior((Parameter("g", "1", 0.1, 8, scale="log"), Parameter("rate", "Hz", 1, 20)))
 EQUATIONS = "dv/dt = (g*rate*mV*20 - v*rate) : volt"
@@ -103,3 +104,12 @@ def serve() -> None:
 
 if __name__ == "__main__":
     run(*sys.argv[1:]) if len(sys.argv) > 1 else serve()
+
+
+def nothing_lost_or_twice(path: Path, n: int, expected: Rows) -> None:
+    """Every simulation is in exactly one part, the rows are the expected ones, and every part is sound."""
+    table = Table.open(path)
+    indices = np.concatenate([np.arange(p.start, p.stop) for p in table.parts()])
+    assert np.array_equal(np.sort(indices), np.arange(n))
+    assert rows_equal(table.read(), expected)
+    assert verify_campaign(path) == []

@@ -4,12 +4,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import fakes
 import numpy as np
 import pytest
 
-from sbi_circuits.campaign import campaign_status, forgive, plan_campaign, run_campaign, verify_campaign
+from sbi_circuits.campaign import campaign_status, forgive, run_campaign, verify_campaign
 from sbi_circuits.campaign import claims as claims_module
 from sbi_circuits.campaign import run as run_module
 from sbi_circuits.campaign.claims import Claim, Claims
@@ -32,18 +29,6 @@ from sbi_circuits.table import Rows, Table, rows_equal
 N = 40
 LIMIT = 6.0  # seconds: far above what a unit takes, on a busy machine too
 MARKS = "CAMPAIGN_TEST_MARKS"  # folder: a fault that left its mark does not happen again
-# A coordinator whose workers may be killed any number of times.
-COORDINATOR = """
-import sys
-sys.path[:0] = [{tests!r}]
-import fakes
-from sbi_circuits.campaign import run_campaign
-from sbi_circuits.engines import ENGINES
-ENGINES["fake"] = ("fakes", "SlowEngine")
-fakes.SlowEngine.pause_s = {pause}
-run_campaign(fakes.campaign({n}, unit={unit}), {path!r}, workers=2, executor={executor!r}, attempts=10**6,
-             progress=False, lease={lease})
-"""
 
 
 @pytest.fixture(scope="module")
@@ -94,20 +79,11 @@ def fill(path: Path, **options: Any) -> Rows:
     return run_campaign(fakes.campaign(N), path, progress=False, **options).read()
 
 
-def nothing_lost_or_twice(path: Path, n: int, expected: Rows) -> None:
-    """Every simulation is in exactly one part, the rows are the expected ones, and every part is sound."""
-    table = Table.open(path)
-    indices = np.concatenate([np.arange(p.start, p.stop) for p in table.parts()])
-    assert np.array_equal(np.sort(indices), np.arange(n))
-    assert rows_equal(table.read(), expected)
-    assert verify_campaign(path) == []
-
-
 def test_killed_out_of_memory_and_broken_units_are_run_again(tmp_path: Path, marks: Path, expected: Rows) -> None:
     """A killed worker, a failed allocation, a stale file and a circuit that exits are faults of units, and no rows."""
     turn_on(marks, "kill", "memory", "exit", "disk")
     fill(tmp_path / "t", workers=2)
-    nothing_lost_or_twice(tmp_path / "t", N, expected)
+    fakes.nothing_lost_or_twice(tmp_path / "t", N, expected)
     status = campaign_status(tmp_path / "t")
     assert status.faults == {"killed": 1, "memory": 1, "error": 2}
     assert (status.failing, status.given_up, status.missing) == ({}, {}, 0)
@@ -171,7 +147,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, expected: Rows) -> None:
         assert campaign_status(disk / "t").faults == {"disk": 1}
         subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
         run_campaign(fakes.campaign(N, unit=1), disk / "t", progress=False)
-        nothing_lost_or_twice(disk / "t", N, expected)
+        fakes.nothing_lost_or_twice(disk / "t", N, expected)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -191,7 +167,7 @@ def test_damaged_parts_are_found_and_simulated_again(tmp_path: Path, expected: R
     status = campaign_status(tmp_path)
     assert (status.faults, status.missing) == ({"damaged": 2}, 14)
     fill(tmp_path)
-    nothing_lost_or_twice(tmp_path, N, expected)
+    fakes.nothing_lost_or_twice(tmp_path, N, expected)
 
 
 def test_a_part_with_other_configurations_is_found(tmp_path: Path) -> None:
@@ -202,131 +178,6 @@ def test_a_part_with_other_configurations_is_found(tmp_path: Path) -> None:
     for journal in (tmp_path / "journal").glob("*.jsonl"):
         journal.unlink()  # with it, the checksum alone would tell
     assert any("its theta is not what the plan draws" in line for line in verify_campaign(tmp_path, set_aside=False))
-
-
-def processes(tmp_path: Path, count: int, **settings: Any) -> list["subprocess.Popen[bytes]"]:
-    tests = str(Path(fakes.__file__).parent)
-    code = COORDINATOR.format(tests=tests, path=str(tmp_path / "t"), **settings)
-    return [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(count)]
-
-
-def wait_until(true: Callable[[], object], otherwise: str) -> None:
-    end = time.monotonic() + 240
-    while not true():
-        assert time.monotonic() < end, otherwise
-        time.sleep(0.01)
-
-
-def wait_for_parts(path: Path, number: int) -> None:
-    wait_until(lambda: number_of_parts(path) >= number, "the coordinators do not get on")
-
-
-def test_two_coordinators_share_a_campaign_and_one_is_killed(tmp_path: Path) -> None:
-    """What the dead one held is taken over at once, since it was on this machine; nothing is there twice."""
-    n = 300
-    whole = run_campaign(fakes.campaign(n), tmp_path / "whole", progress=False).read()
-    plan_campaign(fakes.campaign(n, unit=5), tmp_path / "t")
-    both = processes(tmp_path, 2, n=n, unit=5, pause=0.03, executor="inprocess", lease=60.0)
-    journals: set[str] = set()
-    while len(journals) < 2:  # both are at work
-        assert all(p.poll() is None for p in both), "one has ended before the other began"
-        journals = {record["journal"] for record in History.read(tmp_path / "t" / "journal").done.values()}
-        time.sleep(0.05)
-    both[0].kill()
-    for process in both:
-        process.communicate(timeout=120)
-    assert [process.returncode for process in both] == [-signal.SIGKILL, 0]
-    nothing_lost_or_twice(tmp_path / "t", n, whole)
-    status = campaign_status(tmp_path / "t")
-    assert (status.running, status.coordinators, status.double) == (0, (), 0)
-    assert status.faults == {"coordinator": 1}
-
-
-def kill_at_random(tmp_path: Path, kills: int, n: int, pause: float, coordinators: int) -> Counter[str]:
-    """Kill workers at random moments, and so many times the coordinator, each once the campaign has got on.
-
-    A killed worker must be written down before the next kill. Only every second coordinator dies with a worker,
-    "at once", which it may or may not have had the time to write down. The coordinator is what is killed last; after
-    that there are no more pauses. The end must not come earlier: nobody misses a worker that has no more to do.
-    """
-    draw, killed = np.random.default_rng(11), Counter[str]()
-    settings = {"n": n, "unit": 4, "pause": pause, "executor": "loky", "lease": 60.0}
-    every = kills // coordinators
-    (process,) = processes(tmp_path, 1, **settings)
-    for k in range(kills):
-        wait_for_parts(tmp_path, number_of_parts(tmp_path) + 1)
-        time.sleep(draw.uniform(0.0, 6 * pause))
-        last = k % every == every - 1
-        if not last or killed["coordinator"] % 2:
-            known = killed_by_journals(tmp_path)
-            os.kill(a_worker(process, draw), signal.SIGKILL)
-            killed["at once" if last else "worker"] += 1
-        if last:
-            process.kill()
-            process.communicate()
-            settings["pause"] = 0.0 if k == kills - 1 else pause
-            (process,) = processes(tmp_path, 1, **settings)
-            killed["coordinator"] += 1
-        else:
-            wait_until(partial(written_down, tmp_path, known + 1), "a kill is not written down")
-            assert process.poll() is None, "it ended before the last kill"
-    _, said = process.communicate(timeout=1200)
-    assert process.returncode == 0, said.decode()
-    return killed
-
-
-def a_worker(process: "subprocess.Popen[bytes]", draw: np.random.Generator) -> int:
-    wait_until(lambda: children(process.pid) or process.poll() is not None, "the coordinator has no workers")
-    assert process.poll() is None, "it ended before the last kill"
-    return int(draw.choice(children(process.pid)))
-
-
-def killed_by_journals(tmp_path: Path) -> int:
-    return sum(fault["kind"] == "killed" for fault in History.read(tmp_path / "t" / "journal").faults)
-
-
-def written_down(tmp_path: Path, kills: int) -> bool:
-    return killed_by_journals(tmp_path) == kills
-
-
-def number_of_parts(path: Path) -> int:
-    return len(list((path / "t" / "parts").glob("part-*")))
-
-
-def children(parent: int) -> list[int]:
-    """Worker processes of a coordinator, but not what loky counts its resources with."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state = (folder / "stat").read_text().rpartition(")")[2].split()
-            own = state[0] != "Z" and int(state[1]) == parent
-            if own and b"resource_tracker" not in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except (OSError, ValueError):
-            continue
-    return sorted(found)
-
-
-def survives(tmp_path: Path, kills: int, n: int, pause: float, coordinators: int) -> None:
-    whole = run_campaign(fakes.campaign(n), tmp_path / "whole", progress=False).read()
-    plan_campaign(fakes.campaign(n, unit=4), tmp_path / "t", attempts=10**6)
-    killed = kill_at_random(tmp_path, kills, n, pause, coordinators)
-    nothing_lost_or_twice(tmp_path / "t", n, whole)
-    status = campaign_status(tmp_path / "t")
-    print(f"killed {dict(killed)}: {status.faults}")
-    assert killed["coordinator"] == coordinators and killed["coordinator"] + killed["worker"] == kills
-    assert status.missing == 0 and status.faults["coordinator"] >= coordinators
-    assert 0 <= status.faults["killed"] - killed["worker"] <= killed["at once"]
-
-
-def test_random_kills_change_nothing(tmp_path: Path) -> None:
-    survives(tmp_path, kills=4, n=600, pause=0.05, coordinators=1)
-
-
-@pytest.mark.slow
-def test_a_hundred_random_kills_change_nothing(tmp_path: Path) -> None:
-    """SIGKILL of workers, and of the coordinator every tenth time, at random moments over one campaign."""
-    survives(tmp_path, kills=100, n=20000, pause=0.1, coordinators=10)
 
 
 def test_the_clock_is_not_asked(tmp_path: Path, expected: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,7 +273,7 @@ def test_simulations_of_a_failed_unit_are_run_one_by_one(tmp_path: Path, expecte
     units: list[int] = []
     fill(tmp_path, executor=OutOfMemory([Fault("killed", "by chance")]), on_unit=lambda rows: units.append(len(rows)))
     assert sorted(units) == [1] * 7 + [5] + [7] * 4
-    nothing_lost_or_twice(tmp_path, N, expected)
+    fakes.nothing_lost_or_twice(tmp_path, N, expected)
 
 
 def test_journals_survive_what_happens_to_them(tmp_path: Path) -> None:

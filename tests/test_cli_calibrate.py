@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import call, error
 from tiny import (
     CIRCUIT,
     DURATION,
@@ -17,26 +18,13 @@ from tiny import (
     tiny_recording,
     tiny_table,
 )
-from typer.testing import CliRunner, Result
 
 from sbi_circuits import cli_calibrate
 from sbi_circuits.campaign import Campaign, run_campaign
-from sbi_circuits.cli import app
 from sbi_circuits.comparison import ClassifierConfig, compare_circuits
 from sbi_circuits.inference import TrainingConfig, train
 from sbi_circuits.observation_file import ObservedFeatures, write_observation
 from sbi_circuits.readers import write_recording
-
-
-def call(*arguments: object, status: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == status, (result.output, result.exception)
-    return result
-
-
-def error(*arguments: object) -> str:
-    (line,) = call(*arguments, status=2).stderr.splitlines()
-    return line.removeprefix("error: ")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import call, error
+from commands import call, error
 from tiny import DURATION, THETA, tiny_posterior, tiny_recording
 
 from sbi_circuits.demo import demo_table
