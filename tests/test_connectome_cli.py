@@ -45,9 +45,7 @@ def test_check_says_what_is_in_a_table_or_what_is_wrong(tmp_path: Path) -> None:
     table = tmp_path / "edges.csv"
     table.write_text("pre_root_id,post_root_id,syn_count,nt_type\n1,2,10,ACH\n2,3,4,GABA\n2,3,6,GABA\n")
     wrong = call("check", "--edges", table)
-    assert wrong.exit_code == 2 and wrong.stderr == "error: edges.csv row 2: is there already, in row 1, got 2\n" or (
-        wrong.exit_code == 2 and "edges.csv row 2: is there already, in row 1" in wrong.output
-    )
+    assert wrong.exit_code == 2 and wrong.stderr == "error: edges.csv row 2: is there already, in row 1\n"
     right = call("check", "--edges", table, "--duplicates", "sum")
     assert right.exit_code == 0 and "3 cells of 1 types, 2 edges, 20 synapses" in right.output
     assert "50% of the edges inhibit" in right.output
