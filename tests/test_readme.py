@@ -163,3 +163,14 @@ def test_modules_plots_and_files_exist() -> None:
     assert drawn and drawn <= set(plots.__all__)
     files = re.findall(r"\]\(([^)#:]+)\)", TEXT) + re.findall(r"`((?:benchmarks|simulators)/[\w./]*)`", TEXT)
     assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+def test_every_tutorial_is_in_the_readme_and_has_the_sections_it_names() -> None:
+    files = sorted((ROOT / "tutorials").glob("[0-9]*.py"))
+    sections = {f.name[:2]: set(re.findall(r"^# ## (\d+)\. ", f.read_text(), flags=re.MULTILINE)) for f in files}
+    assert [f.name for f in files if f"](tutorials/{f.name})" not in TEXT] == []
+    table = TEXT[TEXT.index("| capability |") : TEXT.index("Plots are functions")]
+    cells = [re.sub(r"\[(\d+)\]\([^)]*\)", r"\1", row.split("|")[5]) for row in table.splitlines()[2:] if row]
+    named = [(n, k) for cell in cells for n, *more in re.findall(r"(0\d)(?:, (\d+))?(?: (?:and|to) (\d+))?", cell)
+             for k in more if k]  # fmt: skip
+    assert len(named) > 20 and [pair for pair in named if pair[1] not in sections[pair[0]]] == []

@@ -63,7 +63,7 @@ places = [p / "shared/data/fields" for p in (Path.cwd(), *Path.cwd().parents)]
 FIELDS = next((p for p in places if p.is_dir()), None)
 
 # %% [markdown]
-# ## Signals
+# ## 1. Signals
 #
 # `sbi-circuits describe jansen_rit` lists them. The Jansen-Rit column stands for pyramidal cells and two kinds of
 # interneurons; its field is the pyramidal cells' potential.
@@ -80,7 +80,7 @@ signal_plot(simulation.recording, window=(2.0, 4.0))
 field_spectrum_plot(simulation.recording, "field", high=60)
 
 # %% [markdown]
-# ## Where the rhythm begins and ends
+# ## 2. Where the rhythm begins and ends
 #
 # Lanes of a vector hold different parameter sets, so that a hundred values of the input take a second. The rhythm
 # lives between the two Hopf bifurcations that Grimbert and Faugeras (2006) computed, at 89.83 and 315.70 per second.
@@ -101,7 +101,7 @@ for published in (89.83, 315.70):
 label(ax, "input p (1/s)", "field, smallest and largest (mV)")
 
 # %% [markdown]
-# ## A recorded field
+# ## 3. A recorded field
 #
 # Features of a field: band powers, the aperiodic exponent, the highest peak, cycle by cycle statistics, and how two
 # channels go together. Here of the hippocampus of a rat, if the recording is at hand: theta at 8 Hz.
@@ -118,7 +118,7 @@ if FIELDS is not None:
         print(f"{name}: {measured.values[families.names.index(name)]:.3g}")
 
 # %% [markdown]
-# ## Inference on a field
+# ## 4. Inference on a field
 #
 # Ongoing activity of human somatosensory cortex, 700 trials of one second (source signal of
 # magnetoencephalography, with no unit), or a simulation where it is not at hand. The scale of such a signal is
@@ -165,7 +165,7 @@ fit = fit_spectrum(frequency[2:51], power[2:51])
 print(f"recording: exponent {fit.exponent:.2f}, peaks at {', '.join(f'{p.frequency:.1f}' for p in fit.peaks)} Hz")
 
 # %% [markdown]
-# ## Gradients
+# ## 5. Gradients
 #
 # The engine `torch` differentiates signals, and with them features, by the parameters. `refine` uses that: it pulls
 # configurations onto an observation, and simulates the result with other seeds. It gives configurations near the
@@ -192,7 +192,7 @@ for p, slope in zip(column.prior.parameters, theta.grad[0], strict=True):
 # normals around refined configurations, as wide as their gradients say, with exact importance weights.
 # `benchmarks/RESULTS.md` says what a round of them is worth beside one of plain draws.
 #
-# ## The field of a network that spikes
+# ## 6. The field of a network that spikes
 #
 # `with_lfp` adds a proxy: the synaptic currents of excitatory cells, AMPA 6 ms before less 1.65 GABA, summed while the
 # kernel runs (Mazzoni et al. 2015). It assumes that these currents make the field, and that all cells add alike.
