@@ -197,8 +197,9 @@ def nearby_ensemble(
 
     Returns:
         An ensemble whose `provenance["drawn"]` says that it is not a sample of the posterior. Where fewer than half of
-        a batch are verified, up to 96 simulations, one seed each, are aimed before the next. They do not count as
-        draws; `provenance["aimed_simulations"]` is their number, at most that of the draws' simulations and 96.
+        a batch are verified, up to 96 simulations, one seed each, are aimed before the next, but not after a third of
+        `seconds`. They do not count as draws; `provenance["aimed_simulations"]` is their number, at most that of the
+        draws' simulations and 96.
 
     Raises:
         InferenceError: a table or circuit other than the posterior's, or numbers that cannot be.
