@@ -27,3 +27,30 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real recordings beside this checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def posterior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the toy circuit's posterior, for the command line."""
+    from tiny import tiny_posterior
+
+    return tiny_posterior().save(tmp_path_factory.mktemp("toy") / "posterior")
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """File with a recording of the toy circuit."""
+    from tiny import DURATION, THETA, tiny_recording
+
+    from sbi_circuits.readers import write_recording
+
+    write_recording(tmp_path / "rec.npz", tiny_recording(THETA, 3 * DURATION, 5))
+    return tmp_path / "rec.npz"
+
+
+@pytest.fixture
+def observation(tmp_path: Path) -> Path:
+    """File with features of a recording of the toy circuit."""
+    from tiny import written_observation
+
+    return written_observation(tmp_path / "observation.json")

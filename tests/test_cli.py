@@ -15,13 +15,10 @@ from tiny import (
     CELLS,
     DURATION,
     FEATURES,
-    THETA,
     TinyEngine,
     tiny_circuit,
     tiny_posterior,
-    tiny_recording,
     tiny_table,
-    written_observation,
 )
 
 from sbi_circuits.inference.rounds import Gain
@@ -33,22 +30,6 @@ from sbi_circuits.results import load_ensemble
 from sbi_circuits.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def posterior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_posterior().save(tmp_path_factory.mktemp("cli") / "posterior")
-
-
-@pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    write_recording(tmp_path / "rec.npz", tiny_recording(THETA, 3 * DURATION, 5))
-    return tmp_path / "rec.npz"
-
-
-@pytest.fixture
-def observation(tmp_path: Path) -> Path:
-    return written_observation(tmp_path / "observation.json")
 
 
 # --- start-up ---

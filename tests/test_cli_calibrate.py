@@ -12,10 +12,8 @@ from tiny import (
     DURATION,
     FEATURES,
     PROTOCOL,
-    THETA,
     tiny_observation,
     tiny_posterior,
-    tiny_recording,
     tiny_table,
 )
 
@@ -24,12 +22,6 @@ from sbi_circuits.campaign import Campaign, run_campaign
 from sbi_circuits.comparison import ClassifierConfig, compare_circuits
 from sbi_circuits.inference import TrainingConfig, train
 from sbi_circuits.observation_file import ObservedFeatures, write_observation
-from sbi_circuits.readers import write_recording
-
-
-@pytest.fixture(scope="module")
-def posterior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_posterior().save(tmp_path_factory.mktemp("calibrate") / "posterior")
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +29,6 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of other simulations than the posterior's."""
     plan = Campaign(CIRCUIT, 160, FEATURES, PROTOCOL, seed=2, engine="tiny", unit=160)
     return run_campaign(plan, tmp_path_factory.mktemp("fresh") / "table", progress=False).path
-
-
-@pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    write_recording(tmp_path / "rec.npz", tiny_recording(THETA, 3 * DURATION, 5))
-    return tmp_path / "rec.npz"
 
 
 @pytest.fixture

@@ -8,35 +8,14 @@ import pytest
 from commands import SIMULATE, call, error
 from tiny import (
     DURATION,
-    THETA,
     changed,
     tiny_circuit,
     tiny_ensemble,
-    tiny_posterior,
-    tiny_recording,
     tiny_table,
-    written_observation,
 )
 
 from sbi_circuits.circuit import register
-from sbi_circuits.readers import write_recording
 from sbi_circuits.results import save_ensemble
-
-
-@pytest.fixture(scope="module")
-def posterior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_posterior().save(tmp_path_factory.mktemp("cli") / "posterior")
-
-
-@pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    write_recording(tmp_path / "rec.npz", tiny_recording(THETA, 3 * DURATION, 5))
-    return tmp_path / "rec.npz"
-
-
-@pytest.fixture
-def observation(tmp_path: Path) -> Path:
-    return written_observation(tmp_path / "observation.json")
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import FEATURES, changed, tiny_observation, written_observation
+from tiny import FEATURES, changed, tiny_observation
 
 from sbi_circuits.errors import FeatureError
 from sbi_circuits.observation_file import read_observation
-
-
-@pytest.fixture
-def observation(tmp_path: Path) -> Path:
-    return written_observation(tmp_path / "observation.json")
 
 
 def test_observation_round_trip(observation: Path) -> None:
