@@ -27,7 +27,8 @@ from sbi_circuits.circuit import (
 from sbi_circuits.engines import Protocol, Simulation, cuda_batch, cuda_prepare, kernel_cuda
 from sbi_circuits.engines.base import Engine
 from sbi_circuits.engines.cuda_device import SIMULATED, exp_single, exprel_single, sign_single, trunc_single
-from sbi_circuits.engines.cuda_parts import fill, word_at
+from sbi_circuits.engines.cuda_parts import fill
+from sbi_circuits.engines.cuda_poisson import word_ahead
 from sbi_circuits.engines.cuda_synapses import normals_double, normals_single
 from sbi_circuits.engines.cuda_wiring import draw_indegree, draw_independent, draw_total
 from sbi_circuits.engines.kernel_cuda import CudaEngine
@@ -263,17 +264,23 @@ def _words(found, looked_up, position, k0, k1):  # type: ignore[no-untyped-def]
     tid, threads = np.int32(numba_cuda.threadIdx.x), np.int32(numba_cuda.blockDim.x)
     fill(tid, threads, found, np.int64(0), np.uint32(k0), np.uint32(k1), 5)
     fill(tid, threads, found, np.int64(1024), np.uint32(k0), np.uint32(k1), 5)
+    numba_cuda.syncthreads()
     if tid == 0:
-        for n in range(len(looked_up)):
-            looked_up[n] = word_at(np.int64(position + n), found, np.int64(0), np.uint32(k0), np.uint32(k1), 5)
+        for n in range(looked_up.shape[1]):
+            there = word_ahead(np.int32(n), np.int32(position), np.int32(9), np.int32(2), found, np.uint32(k0),
+                               np.uint32(k1), 5)  # fmt: skip
+            later = word_ahead(np.int32(position - 1024 + n), np.int32(0), np.int32(0), np.int32(1), found,
+                               np.uint32(k0), np.uint32(k1), 5)  # fmt: skip
+            looked_up[0, n], looked_up[1, n] = there, later
 
 
 def test_random_words_are_those_of_the_host() -> None:
+    """A buffer of them, those looked up in it, and those computed before they are in it."""
     words, header = new_stream((12345, 2**32 - 3), 5)
     expected = np.array([next_word(words, header) for _ in range(2048)], dtype=np.uint32)
-    found, looked_up = np.zeros(2048, dtype=np.uint32), np.zeros(9, dtype=np.uint32)
+    found, looked_up = np.zeros(2048, dtype=np.uint32), np.zeros((2, 9), dtype=np.uint32)
     _words[1, 4](found, looked_up, 1200, 12345, 2**32 - 3)
-    assert np.array_equal(found, expected) and np.array_equal(looked_up, expected[1200:1209])
+    assert np.array_equal(found, expected) and np.array_equal(looked_up, np.tile(expected[1200:1209], (2, 1)))
 
 
 @numba_cuda.jit

@@ -75,13 +75,13 @@ class Batch:
 
     @property
     def depth(self) -> int:
-        """Time steps whose spikes are kept."""
-        return 1 + int(self.stack.longest.max())
+        """Time steps whose spikes are kept, and the next one: its place is cleared while those are still read."""
+        return 2 + int(self.stack.longest.max())
 
     @cached_property
     def capacities(self) -> np.ndarray:
-        """(B, populations) most spikes within `depth` steps."""
-        return self.sizes * -(-self.depth // self.stack.holds)
+        """(B, populations) most spikes within the steps whose spikes are kept."""
+        return self.sizes * -(-(self.depth - 1) // self.stack.holds)
 
     @property
     def bins_per_step(self) -> float:
@@ -157,7 +157,21 @@ class Batch:
         rows, synapses = np.cumsum([0, *sources]), np.cumsum([0, *self.rooms])
         for j in range(len(c.circuit.projections)):
             layout[c.scratch(j, 0) : c.scratch(j, at.PER_SCRATCH)] = rows[j], synapses[j], self.rooms[j]
+        for g, (row, synapse) in enumerate(zip(*self._group_places()[:2], strict=True)):
+            layout[c.group(g, 0) : c.group(g, at.PER_GROUP)] = row, synapse
         return layout
+
+    def _group_places(self) -> tuple[list[int], list[int], int, int]:
+        """First row and first synapse of each group of projections, and entries for rows and synapses in all."""
+        c = self.columns
+        row = sum(int(self.sizes[:, c.position(p.source)].max()) + 1 for p in c.circuit.projections)
+        synapse, rows, synapses = int(self.rooms.sum()), [], []
+        for k, members in c.groups:
+            rows.append(row)
+            synapses.append(synapse)
+            row += int(self.sizes[:, k].max()) * len(members) + 1
+            synapse += int(self.rooms[list(members)].sum())
+        return rows, synapses, row, synapse
 
     def _plan(self) -> np.ndarray:
         c, memory, stack = self.columns, self.memory, self.stack
@@ -170,8 +184,8 @@ class Batch:
             turn = turns[:, k - 1] % self.threads if k else np.zeros(len(self), dtype=np.int64)
             plan[:, c.population(k, 0) : c.population(k, at.PER_POPULATION)] = np.stack([
                 self.sizes[:, k], stack.holds[:, k], turn, memory.states[:, k], memory.noises[:, k],
-                memory.untils[:, k], memory.spikes[:, k], self.capacities[:, k], memory.sorts[:, k],
-                self.cells_at[:, k],
+                memory.rests[:, k], memory.spikes[:, k], self.capacities[:, k], memory.sorts[:, k],
+                memory.tallies[:, k], self.cells_at[:, k],
             ], axis=1)  # fmt: skip
         for j in range(len(c.circuit.projections)):
             plan[:, c.projection(j, 0) : c.projection(j, at.PER_PROJECTION)] = self._projection(j)
@@ -201,18 +215,18 @@ class Batch:
 
     def outputs(self, blocks: int) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shapes and types of what a kernel writes and works in, with `blocks` blocks."""
-        n, cells, circuit = len(self), int(self.cells_at[:, -1].max()), self.columns.circuit
+        n, cells, (_, _, rows, synapses) = len(self), int(self.cells_at[:, -1].max()), self._group_places()
         counted, timed = bool(self.keep & KEEP_COUNTS), bool(self.keep & KEEP_MOMENTS)
         moments = (n, cells if timed else 1)
         memory = self.memory
         return {
             "bitmaps": ((blocks, self._bitmap_words()), np.uint32),
-            "indptrs": ((blocks, 1 + sum(int(self.sizes[:, self.columns.position(p.source)].max()) + 1
-                                         for p in circuit.projections)), np.int32),
-            "synapses": ((blocks, max(int(self.rooms.sum()), 1)), np.uint16),
+            "indptrs": ((blocks, 1 + rows), np.int32),
+            "synapses": ((blocks, max(synapses, 1)), np.uint16),
             "lasts": ((blocks, cells), np.int32),
             "arena_real": ((blocks, 1 if memory.shared else memory.large_reals), self.real),
             "arena_int": ((blocks, 1 if memory.shared else memory.large_ints), np.int32),
+            "arena_short": ((blocks, 1 if memory.shared else memory.large_shorts), np.uint16),
             "scratch": ((blocks, max(self.room.spikes, 1)), np.int64),
             "counts": ((n, len(self.columns.parts), self.whole_bins + 1 if counted else 1), np.int32),
             "number": (moments, np.int32), "sums": (moments, np.int32), "squares": (moments, np.int64),

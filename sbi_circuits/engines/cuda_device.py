@@ -19,8 +19,6 @@ SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
 # Threads that walk one row of synapses together: a warp, or two of the simulator's few threads.
 LANES, LANE_BITS = (2, 1) if SIMULATED else (32, 5)
 
-_PREFETCH = "prefetch.global.L1"  # a PTX instruction, which numba has no function for
-
 # One simulation is a grid of one block: the warning that this leaves a device idle helps nobody.
 _settings: Any
 for _settings in (config, getattr(getattr(_cuda, "core", None), "config", config)):
@@ -60,11 +58,24 @@ if SIMULATED:
 
     floor_double, ceil_double = floor_single, ceil_single
 
-    def ask_for(array: Any, index: Any) -> None:
-        """Have an entry of an array in device memory brought into a cache, without waiting for it."""
+    def byte_of(word: Any, number: int) -> Any:
+        """One of the four bytes of a uint32, the lowest first, as an int32."""
+        return np.int32((word >> np.uint32(8 * number)) & 255)
+
+    def read_four(array: Any, at: Any, left: Any) -> Any:
+        """Entries at `at`, `at` + LANES and so on, as far as `left` exceeds 0, LANES and so on; 0 elsewhere."""
+        return tuple(array[at + np.uint64(n * LANES)] if left > n * LANES else np.uint16(0) for n in range(4))
+
+    def load_together(array: Any, at: Any) -> Any:
+        """The 16 bytes of an array from an aligned place on, as numbers."""
+        return tuple(array[at : at + np.uint32(16 // array.itemsize)])
+
+    def store_together(array: Any, at: Any, values: Any) -> None:
+        """Store the 16 bytes of an array from an aligned place on."""
+        array[at : at + np.uint32(len(values))] = values
 else:
     from llvmlite import ir
-    from numba import types
+    from numba.cuda import types
     from numba.cuda.extending import intrinsic
 
     cuda = _cuda
@@ -95,18 +106,75 @@ else:
         """Largest whole number at or below a float64."""
         return cuda.libdevice.floor(x)
 
+    @device
+    def byte_of(word, number):
+        """One of the four bytes of a uint32, the lowest first, as an int32."""
+        return np.int32(cuda.libdevice.byte_perm(np.int32(word), np.int32(0), np.int32(0x4440 + number)))
+
     @intrinsic
-    def ask_for(typingctx, array, index):
-        """Have an entry of an array in device memory brought into a cache, without waiting for it."""
+    def read_four(typingctx, array, at, left):
+        """Entries at `at`, `at` + LANES and so on, as far as `left` exceeds 0, LANES and so on; 0 elsewhere.
+
+        Of uint16 in device memory, all read at once: the compiler would move a load behind the atomic instruction
+        before its use, and so wait for one after another.
+        """
+        loads = [f"setp.gt.s32 p, $5, {32 * n}; mov.b16 ${n}, 0; @p ld.global.u16 ${n}, [$4+{64 * n}];"
+                 for n in range(4)]  # fmt: skip
+        code, short = f"{{.reg .pred p; {' '.join(loads)}}}", ir.IntType(16)
+        result = types.UniTuple(types.uint16, 4)
+
         def generate(context, builder, signature, arguments):
-            kind, _ = signature.args
-            data = context.make_array(kind)(context, builder, value=arguments[0]).data
+            data = context.make_array(signature.args[0])(context, builder, value=arguments[0]).data
             address = builder.ptrtoint(builder.gep(data, [arguments[1]]), ir.IntType(64))
-            code = ir.InlineAsm(ir.FunctionType(ir.VoidType(), [ir.IntType(64)]), f"{_PREFETCH} [$0];", "l", True)
-            builder.call(code, [address])
+            kind = ir.FunctionType(ir.LiteralStructType([short] * 4), [address.type, arguments[2].type])
+            assembly = ir.InlineAsm(kind, code, "=h,=h,=h,=h,l,r", side_effect=True)
+            found = builder.call(assembly, [address, arguments[2]])
+            return context.make_tuple(builder, result, [builder.extract_value(found, n) for n in range(4)])
+
+        return result(array, at, types.int32), generate
+
+    def _place_together(context, builder, kind, array, at):
+        """Pointer to 16 bytes of an array, and the type of what lies there."""
+        data = context.make_array(kind)(context, builder, value=array).data
+        vector = ir.VectorType(context.get_value_type(kind.dtype), 16 // (kind.dtype.bitwidth // 8))
+        return builder.bitcast(builder.gep(data, [at]), vector.as_pointer()), vector
+
+    @intrinsic
+    def load_together(typingctx, array, at):
+        """The 16 bytes of an array from an aligned place on, as numbers: one instruction."""
+        result = types.UniTuple(array.dtype, 16 // (array.dtype.bitwidth // 8))
+
+        def generate(context, builder, signature, arguments):
+            place, vector = _place_together(context, builder, signature.args[0], *arguments)
+            loaded, index = builder.load(place, align=16), ir.IntType(32)
+            values = [builder.extract_element(loaded, index(k)) for k in range(vector.count)]
+            return context.make_tuple(builder, result, values)
+
+        return result(array, at), generate
+
+    @intrinsic
+    def store_together(typingctx, array, at, values):
+        """Store the 16 bytes of an array from an aligned place on: one instruction."""
+
+        def generate(context, builder, signature, arguments):
+            place, vector = _place_together(context, builder, signature.args[0], *arguments[:2])
+            stored, index = ir.Constant(vector, ir.Undefined), ir.IntType(32)
+            for k in range(vector.count):
+                stored = builder.insert_element(stored, builder.extract_value(arguments[2], k), index(k))
+            builder.store(stored, place, align=16)
             return context.get_dummy_value()
 
-        return types.void(array, index), generate
+        return types.void(array, at, values), generate
+
+    @intrinsic
+    def power_of_two(typingctx, x):
+        """2 to the power of a float32, by the special function unit."""
+
+        def generate(context, builder, signature, arguments):
+            kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
+            return builder.call(ir.InlineAsm(kind, "ex2.approx.ftz.f32 $0, $1;", "=f,f"), arguments)
+
+        return types.float32(types.float32), generate
 
     @device
     def ceil_double(x):
@@ -127,15 +195,33 @@ _ROUND = np.float32(12582912.0)
 
 
 @device
-def exp_single(x):
-    """exp of a float32 by the polynomial of `intrinsics.exp_single`, clipped to [-87, 88]."""
-    x = min(max(x, _LOWEST), _HIGHEST)
+def exp_polynomial(x):
+    """exp of a float32 in [-87, 88] by the polynomial of `intrinsics.exp_single`."""
     shifted = np.float32(x * _LOG2E + _ROUND)
     n = np.float32(shifted - _ROUND)
     r = np.float32(np.float32(x - n * _LN2_HIGH) - n * _LN2_LOW)
     p = ((((_C5 * r + _C4) * r + _C3) * r + _C2) * r + _C1) * r + _ONE
     scale = float_from_bits(np.int32((np.int64(bits_of_float(shifted)) << 23) + 1065353216 & 0x7FFFFFFF))
     return p * scale
+
+
+if SIMULATED:
+    exp_bounded = exp_polynomial
+else:
+
+    @device
+    def exp_bounded(x):
+        """exp of a float32 in [-87, 88] by a power of two, twelve instructions less in the update of every neuron.
+
+        Relative error below 2e-7 + 1e-7 |x|, where the rounding of x itself makes 6e-8 |x|.
+        """
+        return power_of_two(x * _LOG2E)
+
+
+@device
+def exp_single(x):
+    """exp of a float32, clipped to [-87, 88]."""
+    return exp_bounded(min(max(x, _LOWEST), _HIGHEST))
 
 
 @device

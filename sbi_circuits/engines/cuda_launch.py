@@ -142,6 +142,6 @@ def resident_blocks(batch: Batch, registers: int) -> int:
 
 def scratch_bytes(batch: Batch) -> int:
     """Global memory one block works in."""
-    names = ("bitmaps", "indptrs", "synapses", "lasts", "arena_real", "arena_int", "scratch")
+    names = ("bitmaps", "indptrs", "synapses", "lasts", "arena_real", "arena_int", "arena_short", "scratch")
     outputs = batch.outputs(1)
     return sum(int(np.prod(outputs[n][0])) * np.dtype(outputs[n][1]).itemsize for n in names)

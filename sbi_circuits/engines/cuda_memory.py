@@ -19,9 +19,9 @@ class Memory:
 
     Args:
         header: the first entries of `layout`.
-        states, noises, untils, spikes, sorts: (B, populations) where the arrays of each begin.
+        states, noises, rests, spikes, sorts, tallies: (B, populations) where the arrays of each begin.
         links: (B, projections, 3) where synaptic variables, gains and times of spikes begin.
-        large_reals, large_ints: entries of the state of the largest simulation.
+        large_reals, large_ints, large_shorts: entries of the state of the largest simulation.
         shared: whether the state lies in shared memory.
         bytes: of shared memory.
     """
@@ -29,12 +29,14 @@ class Memory:
     header: tuple[int, ...]
     states: np.ndarray
     noises: np.ndarray
-    untils: np.ndarray
+    rests: np.ndarray
     spikes: np.ndarray
     sorts: np.ndarray
+    tallies: np.ndarray
     links: np.ndarray
     large_reals: int
     large_ints: int
+    large_shorts: int
     shared: bool
     bytes: int
 
@@ -43,25 +45,34 @@ class Memory:
            limit: int) -> "Memory":  # fmt: skip
         """Lay out simulations of (B, populations) neurons, at most `capacities` spikes on their way at a time."""
         parts, populations = columns.parts, range(len(columns.parts))
-        reals = [sizes * [len(p.variables) for p in parts], (sizes + 3) * [len(p.noise) for p in parts]]
-        ints = [sizes, capacities, sizes * [k in columns.sorted_populations for k in populations]]
+        reals = [_whole(sizes * [len(p.variables) for p in parts]), (sizes + 3) * [len(p.noise) for p in parts]]
+        shorts = [sizes, capacities, sizes * [k in columns.sorted_populations for k in populations]]
+        tallies = sizes * [columns.tallies(k) for k in populations]
         own, gain, last = _link_sizes(columns, sizes, capacities)
         real_places, large_reals = _places([*reals, own, gain])
-        int_places, large_ints = _places([*ints, last])
+        int_places, large_ints = _places([tallies, last])
+        short_places, large_shorts = _places(shorts)
         size = np.dtype(real).itemsize
-        small = [columns.integers, len(parts) * depth, len(parts) * depth, _WORDS, 3 + len(columns.poisson)]
+        small = [columns.integers, len(parts) * depth, len(parts) * depth, _WORDS, 3 + 2 * len(columns.poisson)]
         places = [int(p) for p in np.cumsum([2 * -(-columns.reals * size // 8), *small])]
-        state = 8 * -(-4 * places[-1] // 8)  # bytes; whole int64, as the scan that lies there before the state does
-        first_int = -(-(state + large_reals * size) // 4)
-        needed = max(4 * (first_int + large_ints), state + 16 * threads)
+        state = 4 * int(_whole(places[-1]))  # bytes; the scan that lies there before the state does is of int64
+        first_int = (state + int(_whole(large_reals)) * size) // 4
+        first_short = 2 * (first_int + large_ints)
+        needed = max(2 * (first_short + large_shorts), state + 16 * threads)
         shared = needed <= limit
         return cls(
-            header=(depth, state // 8, *places[:-1], state // size, first_int),
-            states=real_places[0], noises=real_places[1], untils=int_places[0], spikes=int_places[1],
-            sorts=int_places[2], links=np.stack([real_places[2], real_places[3], int_places[3]], axis=-1),
-            large_reals=large_reals, large_ints=large_ints, shared=shared,
+            header=(depth, state // 8, *places[:-1], state // size, first_int, first_short),
+            states=real_places[0], noises=real_places[1], rests=short_places[0], spikes=short_places[1],
+            sorts=short_places[2], tallies=int_places[0],
+            links=np.stack([real_places[2], real_places[3], int_places[1]], axis=-1),
+            large_reals=int(_whole(large_reals)), large_ints=large_ints, large_shorts=large_shorts, shared=shared,
             bytes=needed if shared else state + 16 * threads,
         )  # fmt: skip
+
+
+def _whole(entries: Any) -> Any:
+    """Whole 16 bytes, of which one instruction reads the variables of a neuron."""
+    return 4 * -(-entries // 4)
 
 
 def _link_sizes(columns: Columns, sizes: np.ndarray, capacities: np.ndarray) -> list[np.ndarray]:

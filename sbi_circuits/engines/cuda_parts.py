@@ -11,14 +11,15 @@ import math
 
 import numpy as np
 
-from sbi_circuits.engines.cuda_device import LANE_BITS, LANES, ask_for, cuda, device
+from sbi_circuits.engines.cuda_device import LANE_BITS, LANES, cuda, device
 
 # As in philox.py: words come in runs of WORDS, LANES_WORDS counters each; the buffer holds two runs.
-WORDS, COUNTERS, RING = 1024, 256, 2047
+WORDS, COUNTERS = 1024, 256
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _MASK, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
-# Entries of `control`: current simulation, spikes kept, pairs accepted; then one per Poisson input.
+# Entries of `control`: current simulation, spikes kept, pairs accepted; then two per Poisson input, as the events of a
+# step are looked up while those of the step before are still read.
 CURRENT, KEPT, ACCEPTED, EVENTS = 0, 1, 2, 3
 
 
@@ -52,20 +53,6 @@ def fill(tid, T, words, position, k0, k1, stream):
         words[np.uint32(half + lane + 2 * COUNTERS)] = c
         words[np.uint32(half + lane + 3 * COUNTERS)] = d
         lane = np.int32(lane + T)
-
-
-@device
-def word_at(position, words, filled, k0, k1, stream):
-    """The word at any position of a stream: from the buffer, or computed where it is not there yet."""
-    if position < filled:
-        return words[np.uint32(position & RING)]
-    within = position & (WORDS - 1)
-    counter = np.uint64((position - within) // 4 + (within & (COUNTERS - 1)))
-    a, b, c, d = philox(
-        np.uint32(counter & _MASK), np.uint32(counter >> _SHIFT), np.uint32(stream), k0, k1
-    )
-    which = within >> 8
-    return a if which == 0 else (b if which == 1 else (c if which == 2 else d))
 
 
 @device
@@ -120,67 +107,11 @@ def row_of(base, spikes, capacity, start, group):
 
 
 @device
-def first_row(tid, T, indptr, base, spikes, capacity, start, count):
-    """Where the row that a thread delivers first begins, and where it ends; an empty row where it has none."""
-    begin, stop = np.int32(0), np.int32(0)
-    if count > 0:
-        group = np.int32(tid >> np.int32(LANE_BITS + lanes_per_spike(count, T)))
-        if group < count:
-            row = row_of(base, spikes, capacity, start, group)
-            begin, stop = indptr[np.uint32(row)], indptr[np.uint32(row + 1)]
-    return begin, stop
-
-
-@device
-def ask_for_row(tid, T, begin, stop, count, targets):
-    """Have the targets that a thread delivers first brought near."""
-    width = np.int32(LANES << lanes_per_spike(count, T))
-    k = np.int32(begin + np.int32(tid & np.int32(width - 1)))
-    if k < stop:
-        ask_for(targets, k)
-    if np.int32(k + width) < stop:
-        ask_for(targets, np.int32(k + width))
-
-
-@device
-def deliver(tid, T, indptr, base, targets, begin, stop, weight, spikes, capacity, start, count, variable):
+def deliver(tid, T, indptr, base, targets, weight, spikes, capacity, start, count, variable):
     """Add `weight` to the variable of every target of `count` > 0 spikes, which begin at `start` of a circular list.
 
-    Rows lie in device memory, whose latency is what a step waits for: a thread's first row (`begin`, `stop`) was read
-    and its targets were asked for before the first projection was delivered, the next row is read before this one is
-    delivered, and four of its targets before the first is added to.
+    Rows lie in device memory, whose latency is what is waited for: two targets are read before the first is added to.
     """
-    bits = lanes_per_spike(count, T)
-    group = np.int32(tid >> np.int32(LANE_BITS + bits))
-    groups = np.int32(T >> np.int32(LANE_BITS + bits))
-    width = np.int32(LANES << bits)
-    lane = np.int32(tid & np.int32(width - 1))
-    k = np.int32(begin + lane)
-    while group < count:
-        group = np.int32(group + groups)
-        next_begin, next_stop = np.int32(0), np.int32(0)
-        if group < count:
-            row = row_of(base, spikes, capacity, start, group)
-            next_begin, next_stop = indptr[np.uint32(row)], indptr[np.uint32(row + 1)]
-        while k < stop:
-            k1, k2, k3 = np.int32(k + width), np.int32(k + 2 * width), np.int32(k + 3 * width)
-            last = np.int32(stop - 1)
-            j0, j1 = targets[np.uint32(k)], targets[np.uint32(min(k1, last))]
-            j2, j3 = targets[np.uint32(min(k2, last))], targets[np.uint32(min(k3, last))]
-            cuda.atomic.add(variable, np.uint32(j0), weight)
-            if k1 < stop:
-                cuda.atomic.add(variable, np.uint32(j1), weight)
-            if k2 < stop:
-                cuda.atomic.add(variable, np.uint32(j2), weight)
-            if k3 < stop:
-                cuda.atomic.add(variable, np.uint32(j3), weight)
-            k = np.int32(k3 + width)
-        k, stop = np.int32(next_begin + lane), next_stop
-
-
-@device
-def deliver_masked(tid, T, indptr, base, targets, weight, spikes, capacity, start, count, variable, until, step):
-    """As `deliver`, to neurons that are not refractory; nothing is read ahead."""
     bits = lanes_per_spike(count, T)
     group = np.int32(tid >> np.int32(LANE_BITS + bits))
     groups = np.int32(T >> np.int32(LANE_BITS + bits))
@@ -188,16 +119,33 @@ def deliver_masked(tid, T, indptr, base, targets, weight, spikes, capacity, star
     lane = np.int32(tid & np.int32(width - 1))
     while group < count:
         row = row_of(base, spikes, capacity, start, group)
-        k, stop = indptr[np.uint32(row)], indptr[np.uint32(row + 1)]
-        k = np.int32(k + lane)
+        k, stop = np.int32(indptr[np.uint32(row)] + lane), indptr[np.uint32(row + 1)]
         while k < stop:
             k1 = np.int32(k + width)
             j0, j1 = np.uint32(targets[np.uint32(k)]), np.uint32(targets[np.uint32(min(k1, np.int32(stop - 1)))])
-            if until[j0] <= step:
-                cuda.atomic.add(variable, j0, weight)
-            if k1 < stop and until[j1] <= step:
+            cuda.atomic.add(variable, j0, weight)
+            if k1 < stop:
                 cuda.atomic.add(variable, j1, weight)
             k = np.int32(k1 + width)
+        group = np.int32(group + groups)
+
+
+@device
+def deliver_masked(tid, T, indptr, base, targets, weight, spikes, capacity, start, count, variable, rest):
+    """As `deliver`, to neurons that are not refractory."""
+    bits = lanes_per_spike(count, T)
+    group = np.int32(tid >> np.int32(LANE_BITS + bits))
+    groups = np.int32(T >> np.int32(LANE_BITS + bits))
+    width = np.int32(LANES << bits)
+    lane = np.int32(tid & np.int32(width - 1))
+    while group < count:
+        row = row_of(base, spikes, capacity, start, group)
+        k, stop = np.int32(indptr[np.uint32(row)] + lane), indptr[np.uint32(row + 1)]
+        while k < stop:
+            j = np.uint32(targets[np.uint32(k)])
+            if rest[j] == 0:
+                cuda.atomic.add(variable, j, weight)
+            k = np.int32(k + width)
         group = np.int32(group + groups)
 
 
@@ -205,76 +153,6 @@ def deliver_masked(tid, T, indptr, base, targets, weight, spikes, capacity, star
 def turned(tid, T, warps):
     """The number of a thread when the block is turned by so many warps: short jobs go to different ones."""
     return np.int32((tid - np.int32(LANES * warps)) & np.int32(T - 1))
-
-
-@device
-def draw_count(word, first, thresholds, table, length, guide):
-    """A count from its tabulated distribution: the number of thresholds at or below a random word."""
-    k = np.int32(guide[np.uint32(word >> np.uint32(24))])
-    last = np.int32(length - 1)
-    passed = np.int32(4)
-    while passed == 4 and k <= last:  # four are read before the first is compared
-        k1, k2, k3 = min(np.int32(k + 1), last), min(np.int32(k + 2), last), min(np.int32(k + 3), last)
-        a, b = thresholds[np.uint32(table + k)], thresholds[np.uint32(table + k1)]
-        c, d = thresholds[np.uint32(table + k2)], thresholds[np.uint32(table + k3)]
-        passed = np.int32(0)
-        if a <= word:
-            passed = np.int32(1)
-            if b <= word and k1 > k:
-                passed = np.int32(2)
-                if c <= word and k2 > k1:
-                    passed = np.int32(3)
-                    if d <= word and k3 > k2:
-                        passed = np.int32(4)
-        k = np.int32(k + passed)
-    return np.int32(first + k)
-
-
-@device
-def ensure(tid, T, position, filled, words, k0, k1, stream):
-    """Fill the next run of words where `position` is beyond the buffer; returns how far it is filled."""
-    if position >= filled:
-        cuda.syncthreads()
-        fill(tid, T, words, filled, k0, k1, stream)
-        filled += WORDS
-        cuda.syncthreads()
-    return filled
-
-
-@device
-def poisson_events(tid, T, start, events, filled, driven, weight, variable, until, step, masked, words, k0, k1, stream):
-    """The events of one step on a whole population, a uniform target each; returns how far words are filled."""
-    stop = start + events
-    while start < stop:
-        filled = ensure(tid, T, start, filled, words, k0, k1, stream)
-        upto = min(stop, filled)
-        p = start + tid
-        while p < upto:
-            j = scaled(words[np.uint32(p & RING)], driven)
-            if not masked or until[j] <= step:
-                cuda.atomic.add(variable, j, weight)
-            p += T
-        start = upto
-    return filled
-
-
-@device
-def poisson_counts(tid, T, start, filled, first, thresholds, table, length, guide, driven, weight, variable, until,
-                   step, masked, words, k0, k1, stream):  # fmt: skip
-    """A count per driven neuron; returns how far words are filled."""
-    begin, stop = start, start + driven
-    while start < stop:
-        filled = ensure(tid, T, start, filled, words, k0, k1, stream)
-        upto = min(stop, filled)
-        p = start + tid
-        while p < upto:
-            j = np.uint32(p - begin)
-            events = draw_count(words[np.uint32(p & RING)], first, thresholds, table, length, guide)
-            if not masked or until[j] <= step:
-                variable[j] += weight * events
-            p += T
-        start = upto
-    return filled
 
 
 @device

@@ -8,6 +8,10 @@ from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_links import emission, summed
 from sbi_circuits.engines.cuda_rounds import POISSON_STREAM, SYNC, Rounds
 from sbi_circuits.engines.cuda_signals import signal_lines
+from sbi_circuits.engines.cuda_state import States
+from sbi_circuits.engines.cuda_tallies import Tallies
+
+_EVENTS = 3  # entry of `control` (see `cuda_parts`)
 
 
 def _turned(job: Iterator[int]) -> str:
@@ -22,19 +26,21 @@ class Phases:
     Args:
         columns: the circuit and its translations.
         single: precision of the state.
+        states: how an update takes the state.
     """
 
-    def __init__(self, columns: Columns, single: bool):
-        self.columns, self.single = columns, single
+    def __init__(self, columns: Columns, single: bool, states: States):
+        self.columns, self.single, self.states = columns, single, states
         self.circuit, self.parts, self.links = columns.circuit, columns.parts, columns.links
-        self.rounds = Rounds(columns)
+        self.tallies = Tallies(columns)
+        self.rounds = Rounds(columns, self.tallies)
         self.spiking = self.rounds.spiking
 
     def functions(self) -> list[str]:
         """Functions of the couplings."""
         first = self.columns.link_invariant
         emissions = [emission(j, link, first(j), self.single) for j, link in self.links.items() if link.update]
-        return self.plan_function() + emissions + [
+        return self.plan_function() + self.tallies.functions() + emissions + [
             summed(j, e, link, first(j), self.single) for j, link in self.links.items() for e in range(len(link.summed))
         ]
 
@@ -49,7 +55,8 @@ class Phases:
             *self._refill(),
             SYNC,
             *self._spikes_of_the_step(),
-            *(f"            events_{m} = control[{3 + m}]" for m in range(len(self.columns.poisson))),
+            *self._events(),
+            *self._plan_next(),
             *self._emissions(),
             *self.rounds.lines(),
             *self._resets(),
@@ -74,7 +81,7 @@ class Phases:
 
     def _before(self) -> list[str]:
         """Sums over synapses, then the step's noise, which the update reads."""
-        lines = []
+        lines = self.tallies.before()
         for j, link in self.links.items():
             source, target = self.columns.position(link.source), self.columns.position(link.target)
             column = self.columns.projection(j, at.SUM_AT)
@@ -107,8 +114,9 @@ class Phases:
                 f"            first = np.int32(tid - P[{self.columns.population(k, at.TURN)}])",
                 "            if first < 0:",
                 "                first = np.int32(first + T)",
-                f"            update_{k}(first, T, n_{k}{self._state(k)}{noise}, until_{k}, spikes_{k}, capacity_{k}, "
-                f"head_{k}, rings, {place}, now32, {hold}, indptr, P, t, R)",
+                f"            update_{k}(first, T, n_{k}{self.states.arguments(k)}{noise}"
+                f"{self.tallies.heard_names(k)}, rest_{k}, spikes_{k}, capacity_{k}, head_{k}, rings, {place}, "
+                f"{hold}, t, R)",
             ]
         return lines
 
@@ -119,60 +127,78 @@ class Phases:
         return [
             f"        fill(tid, T, words, np.int64(0), key_0, key_1, {POISSON_STREAM})",
             f"        fill(tid, T, words, np.int64(1024), key_0, key_1, {POISSON_STREAM})",
-            "        filled, position = np.int64(2048), np.int64(0)",
+            "        coming, offset, ready, runs = np.int32(0), np.int32(0), np.int32(2048), np.int32(2)",
         ]
 
     def plan_function(self) -> list[str]:
-        """How many events each Poisson input has in a step."""
+        """How many events each Poisson input has in a step whose first word is `ahead` places after the next."""
         c = self.columns
         if not c.poisson:
             return []
         lines = [
             "@device",
-            "def plan_poisson(at, filled, sim, P, control, words, thresholds, guide, key_0, key_1):",
+            "def plan_poisson(ahead, offset, ready, runs, sim, P, control, first, words, thresholds, guide, key_0, "
+            "key_1):",
         ]
         for m in range(len(c.poisson)):
             mode, first, table, length = (f"P[{c.input(m, w)}]" for w in (at.MODE, at.FIRST, at.TABLE, at.LENGTH))
             lines += [
                 f"    if {mode} == 1:",
-                f"        word = word_at(at, words, filled, key_0, key_1, {POISSON_STREAM})",
+                f"        word = word_ahead(ahead, offset, ready, runs, words, key_0, key_1, {POISSON_STREAM})",
                 f"        events = draw_count(word, {first}, thresholds, {table}, {length}, guide[sim, {m}])",
-                f"        control[{3 + m}] = events",
-                "        at += 1 + events",
+                f"        control[np.uint32(first + {m})] = events",
+                "        ahead = np.int32(ahead + 1 + events)",
                 f"    elif {mode} == 2:",
-                f"        at += P[{c.input(m, at.DRIVEN)}]",
+                f"        ahead = np.int32(ahead + P[{c.input(m, at.DRIVEN)}])",
             ]
         return ["\n".join(lines)]
 
-    def plan(self, indent: str) -> list[str]:
-        """One thread looks up the events of the next step, while others do something else."""
-        call = "plan_poisson(position, filled, sim, P, control, words, thresholds, guide, key_0, key_1)"
+    def plan(self, indent: str, step: str) -> list[str]:
+        """One thread looks up the events of a step, while others do something else."""
+        place = self._place_of_events(step)
+        call = (f"plan_poisson(coming, offset, ready, runs, sim, P, control, {place}, words, thresholds, guide, "
+                "key_0, key_1)")  # fmt: skip
         return [f"{indent}if tid == T - 1:", f"{indent}    {call}"] if self.columns.poisson else []
+
+    def _plan_next(self) -> list[str]:
+        """That of the next step, whose words come after those of this one."""
+        lines = ["            coming = np.int32(0)"] if self.columns.poisson else []
+        for m in range(len(self.columns.poisson)):
+            mode, driven = (f"P[{self.columns.input(m, w)}]" for w in (at.MODE, at.DRIVEN))
+            taken = f"1 + events_{m} if {mode} == 1 else {driven} if {mode} == 2 else 0"
+            lines.append(f"            coming = np.int32(coming + ({taken}))")
+        return [*lines, *self.plan("            ", "step + 1")]
+
+    def _place_of_events(self, step: str) -> str:
+        """First entry of `control` that has the events of a step; those of the next step lie elsewhere."""
+        return f"np.int32({_EVENTS} + (({step}) & 1) * {len(self.columns.poisson)})"
+
+    def _events(self) -> list[str]:
+        if not self.columns.poisson:
+            return []
+        return [
+            f"            planned = {self._place_of_events('step')}",
+            *(f"            events_{m} = control[np.uint32(planned + {m})]" for m in range(len(self.columns.poisson))),
+        ]
 
     def _refill(self) -> list[str]:
         """The next run of random words, once the one before the last is used up."""
         if not self.columns.poisson:
             return []
         return [
-            "            if filled - position <= 1024:",
-            f"                fill(tid, T, words, filled, key_0, key_1, {POISSON_STREAM})",
-            "                filled += 1024",
+            "            if ready <= 1024:",
+            f"                fill(tid, T, words, np.int64(runs) * 1024, key_0, key_1, {POISSON_STREAM})",
+            "                ready, runs = np.int32(ready + 1024), np.int32(runs + 1)",
         ]
 
     def _spikes_of_the_step(self) -> list[str]:
-        """How many neurons spiked, and how many spikes are on their way, those of this step and its oldest included."""
+        """How many neurons spiked, and where the spikes of the next step will be counted."""
         return [
             "            ahead = np.int32(now + 1)",
             "            if ahead == depth:",
             "                ahead = np.int32(0)",
-            "            flying = np.int32(0)",
-            *(line for k in self.spiking for line in (
-                f"            count_{k} = rings[np.uint32({k} * depth + now)]",
-                f"            flying_{k} = np.int32(flying_{k} + count_{k})",
-                f"            flying = np.int32(flying + flying_{k})",
-                f"            flying_{k} = np.int32(flying_{k} - rings[np.uint32({k} * depth + ahead)])",
-            )),
-        ]  # fmt: skip
+            *(f"            count_{k} = rings[np.uint32({k} * depth + now)]" for k in self.spiking),
+        ]
 
     def _emissions(self) -> list[str]:
         """Spikes sorted where their order shows, and synaptic variables of the sources that spiked."""
@@ -208,7 +234,7 @@ class Phases:
                 f"                        note_spikes({_turned(job)}, T, {spikes}, now32, cells_{k}, slots[sim], "
                 "spikes_kept, control)",
             ]
-        lines += [*self._counts(), *self.plan("            ")]
+        lines += self._counts()
         if self.spiking:
             lines.append("            if tid == 0:")
         for k in self.spiking:

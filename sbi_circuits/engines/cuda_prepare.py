@@ -21,7 +21,7 @@ from sbi_circuits.errors import CircuitError
 from sbi_circuits.units import evaluate
 from sbi_circuits.wiring_rules import PAIR_CLASSES
 
-_LARGEST_POPULATION = 2**16 - 1
+_LARGEST_POPULATION = _LONGEST_HOLD = 2**16 - 1
 
 
 def prepare_all(columns: Columns, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int], real: Any
@@ -46,6 +46,9 @@ def prepare_one(columns: Columns, theta: np.ndarray, protocol: Protocol, seed: i
         if cells.size > _LARGEST_POPULATION:
             raise CircuitError(f"population {cells.population.name}: {cells.size} neurons; engine kernel[cuda] takes "
                                f"at most {_LARGEST_POPULATION}, engine kernel[numba] any number")  # fmt: skip
+        if np.max(cells.refractory_steps, initial=0) > _LONGEST_HOLD:
+            raise CircuitError(f"population {cells.population.name}: refractory for more than {_LONGEST_HOLD} steps; "
+                               "engine kernel[numba] takes any number")  # fmt: skip
     sizes = {c.population.name: c.size for c in setup.cells}
     rule, levels = _rule(circuit, setup, protocol)
     wiring, bounds = np.zeros(len(circuit.projections)), np.zeros(len(circuit.projections))

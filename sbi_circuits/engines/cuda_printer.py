@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterable
 
-from sbi_circuits.engines.printer import Printer
+from sbi_circuits.engines.printer import Printer, is_bounded
 from sbi_circuits.engines.translate import Statement
 
 # In the precision of their argument; the others have one function for each precision.
@@ -28,8 +28,8 @@ _OWN = ("exp", "floor", "ceil", "trunc", "exprel", "sign")
 class _CudaPrinter(Printer):
     """Rewrites calls too, into CUDA terms."""
 
-    def __init__(self, single: bool):
-        self.precision = "single" if single else "double"
+    def __init__(self, single: bool, invariants: tuple[str, ...]):
+        self.precision, self.invariants = "single" if single else "double", invariants
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         assert isinstance(node.func, ast.Name)
@@ -40,15 +40,17 @@ class _CudaPrinter(Printer):
             return ast.Call(ast.Name("min"), [inner, arguments[2]], [])
         if name == "int":
             return ast.IfExp(arguments[0], ast.Name("ONE"), ast.Name("ZERO"))
+        if name == "exp" and self.precision == "single" and is_bounded(node.args[0], self.invariants):
+            return ast.Call(ast.Name("exp_bounded"), arguments, [])
         if name in _OWN:
             return ast.Call(ast.Name(f"{name}_{self.precision}"), arguments, [])
         function = ast.Attribute(ast.Name("math"), _MATH[name]) if name in _MATH else ast.Name(name)
         return ast.Call(function, arguments, [])
 
 
-def show(expression: str, single: bool) -> str:
-    """One rewritten expression as CUDA source; `K[j]` becomes the local name `kj`."""
-    tree = _CudaPrinter(single).visit(ast.parse(expression, mode="eval").body)
+def show(expression: str, single: bool, invariants: tuple[str, ...] = ()) -> str:
+    """One rewritten expression as CUDA source; `K[j]`, of which `invariants` are the texts, becomes `kj`."""
+    tree = _CudaPrinter(single, invariants).visit(ast.parse(expression, mode="eval").body)
     return ast.unparse(ast.fix_missing_locations(tree))
 
 

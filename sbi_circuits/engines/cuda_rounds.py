@@ -1,6 +1,7 @@
 """Source text of what is added to the state in a step: spikes delivered and Poisson inputs, in rounds.
 
-No variable is added to twice in one round, so that sums do not depend on the order of threads.
+No variable is added to twice in one round, so that sums do not depend on the order of threads. Spikes that are counted
+(`cuda_tallies`) take part in no round.
 """
 
 from collections import Counter
@@ -8,6 +9,7 @@ from collections import Counter
 from sbi_circuits.engines import cuda_columns as at
 from sbi_circuits.engines.cuda_columns import Columns, is_ordered
 from sbi_circuits.engines.cuda_printer import texts, uses
+from sbi_circuits.engines.cuda_tallies import Tallies
 
 POISSON_STREAM = 1
 SYNC = "            cuda.syncthreads()"
@@ -18,17 +20,20 @@ class Rounds:
 
     Args:
         columns: the circuit and its translations.
+        tallies: what counts the spikes of some projections, which no round delivers.
     """
 
-    def __init__(self, columns: Columns):
-        self.columns, self.circuit, self.parts = columns, columns.circuit, columns.parts
+    def __init__(self, columns: Columns, tallies: Tallies):
+        self.columns, self.circuit, self.parts, self.tallies = columns, columns.circuit, columns.parts, tallies
         self.spiking = [k for k, part in enumerate(self.parts) if part.threshold]
 
     def lines(self) -> list[str]:
-        """Deliveries and Poisson inputs, a barrier after each round."""
+        """Deliveries and Poisson inputs, a barrier after each round but the last where resets need not wait for it."""
         used: Counter[tuple[str, str]] = Counter()
         rounds: dict[int, list[str]] = {}
         for j, p in enumerate(self.circuit.projections):
+            if j in self.columns.counted:
+                continue
             if is_ordered(p):
                 number = max(used[p.target, v] for v, _ in p.effects)
                 rounds.setdefault(number, []).extend(self._ordered(j))
@@ -37,24 +42,17 @@ class Rounds:
             for e, (variable, _) in enumerate(p.effects):
                 rounds.setdefault(used[p.target, variable], []).extend(self._delivery(j, e, variable))
                 used[p.target, variable] += 1
-        delivered, earliest, first = max(rounds, default=-1), 0, max(rounds, default=-1) + 1
+        delivered, earliest = max(rounds, default=-1), 0
         for m, entry in enumerate(self.columns.poisson):
             # Words are taken in the order of the inputs: an input must not come before the one listed before it.
             earliest = max(earliest, used[entry.target, entry.variable])
-            first = min(first, earliest)
             rounds.setdefault(earliest, []).extend(self._poisson(m))
             used[entry.target, entry.variable] = earliest + 1
-        # Before resets there is a barrier in any case: counts are read before their place is cleared below.
-        lines = [line for r in range(first, max(rounds, default=-1) + 1) for line in [*rounds[r], SYNC]]
-        if delivered < first and self._resets_are_apart():
-            lines = lines[:-1]
-        return [*self._where_spikes_fly([rounds[r] for r in range(first)]), SYNC, *lines]
-
-    def _where_spikes_fly(self, rounds: list[list[str]]) -> list[str]:
-        """What a step with nothing to deliver leaves out: rounds of deliveries alone, with barriers between them."""
-        none = [f"            begin_{j}, stop_{j} = np.int32(0), np.int32(0)" for j in self._read_ahead_of()]
-        lines = [*self._read_ahead(), *[line for each in rounds for line in [*each, SYNC]][:-1]]
-        return [*none, "            if flying > 0:", *("    " + line for line in lines)] if lines else []
+        last = max(rounds, default=-1)
+        lines = [line for r in range(last + 1) for line in [*rounds[r], SYNC]]
+        # Counts change nothing that a round, a reset or a record sees: they need no barrier of their own.
+        lines = [*self.tallies.lines(), *lines]
+        return lines[:-1] if last > delivered and self._resets_are_apart() else lines
 
     def _resets_are_apart(self) -> bool:
         """Whether resets leave be what Poisson inputs add to: they need not wait for a round of those alone."""
@@ -65,51 +63,14 @@ class Rounds:
             for name, variable in added
         )
 
-    def _read_ahead(self) -> list[str]:
-        """The first rows of all projections and their targets: two waits for device memory, not two for each."""
-        c = self.columns
-        rows, targets = [], []
-        for j in self._read_ahead_of():
-            source = c.position(self.circuit.projections[j].source)
-            base, spikes = f"P[{c.projection(j, at.BASE)}]", f"spikes_{source}, capacity_{source}"
-            rows += [
-                f"            if P[{c.projection(j, at.PRESENT)}] == 1:",
-                *self._past(j),
-                f"                begin_{j}, stop_{j} = first_row(tid, T, indptr, {base}, {spikes}, starts[past], "
-                "rings[past])",
-            ]
-            targets += [
-                f"            if stop_{j} > begin_{j}:",
-                *self._past(j),
-                f"                ask_for_row(tid, T, begin_{j}, stop_{j}, rings[past], targets)",
-            ]
-        return rows + targets
-
-    def bases(self, source: int) -> list[int]:
-        """Columns of where the rows of a population's projections begin, those that are delivered row by row."""
-        c = self.columns
-        return [
-            c.projection(j, at.BASE)
-            for j, p in enumerate(self.circuit.projections)
-            if p.effects and not is_ordered(p) and c.position(p.source) == source
-        ]
-
     def note_bases(self) -> list[str]:
-        """Copies of where rows begin, in shared memory."""
+        """Where the rows of a projection begin, in shared memory."""
         c = self.columns
         return [
             f"            P[{c.projection(j, at.BASE)}] = layout[{c.scratch(j, at.SCRATCH_ROWS)}]"
             for j, p in enumerate(self.circuit.projections)
             if p.effects and not is_ordered(p)
         ]
-
-    def _read_ahead_of(self) -> list[int]:
-        """The projections whose spikes add the same to targets that always take it."""
-        held = {part.name: part.held for part in self.parts}
-        return [
-            j for j, p in enumerate(self.circuit.projections)
-            if not is_ordered(p) and any(variable not in held[p.target] for variable, _ in p.effects)
-        ]  # fmt: skip
 
     def _past(self, j: int) -> list[str]:
         """Where the list of the spikes begins that projection j delivers in this step."""
@@ -128,9 +89,7 @@ class Rounds:
             f"R[np.uint32({c.weight(j, effect)})], spikes_{source}, capacity_{source}, starts[past], rings[past], "
             f"a{target}_{variable}"
         )
-        call = f"deliver({rows}, begin_{j}, stop_{j}, {spikes})"
-        if masked:
-            call = f"deliver_masked({rows}, {spikes}, until_{target}, now32)"
+        call = f"deliver_masked({rows}, {spikes}, rest_{target})" if masked else f"deliver({rows}, {spikes})"
         return [
             f"            if P[{c.projection(j, at.PRESENT)}] == 1:",
             *self._past(j),
@@ -161,7 +120,7 @@ class Rounds:
             )
             call = f"deliver_each({arguments})"
             if masked:
-                call = f"deliver_each_masked({arguments}, until_{target}, now32)"
+                call = f"deliver_each_masked({arguments}, rest_{target})"
             lines.append(f"                    {call}")
         return lines
 
@@ -172,15 +131,14 @@ class Rounds:
         mode, first, driven, table, length = (
             f"P[{c.input(m, w)}]" for w in (at.MODE, at.FIRST, at.DRIVEN, at.TABLE, at.LENGTH)
         )
-        variable = f"R[np.uint32({c.poisson_weight(m)})], a{target}_{entry.variable}, until_{target}, now32, {masked}"
+        variable = f"R[np.uint32({c.poisson_weight(m)})], a{target}_{entry.variable}, rest_{target}, {masked}"
         random = f"words, key_0, key_1, {POISSON_STREAM}"
         return [
             f"            if {mode} == 1:",
-            f"                filled = poisson_events(tid, T, position + 1, events_{m}, filled, {driven}, "
-            f"{variable}, {random})",
-            f"                position += 1 + events_{m}",
+            # The word after the last was that of the number of events.
+            "                offset, ready, runs = poisson_events(tid, T, np.int32((offset + 1) & 2047), "
+            f"np.int32(ready - 1), runs, events_{m}, {driven}, {variable}, {random})",
             f"            elif {mode} == 2:",
-            f"                filled = poisson_counts(tid, T, position, filled, {first}, thresholds, {table}, "
-            f"{length}, guide[sim, {m}], {driven}, {variable}, {random})",
-            f"                position += {driven}",
+            f"                offset, ready, runs = poisson_counts(tid, T, offset, ready, runs, {first}, thresholds, "
+            f"{table}, {length}, guide[sim, {m}], {driven}, {variable}, {random})",
         ]

@@ -23,6 +23,7 @@ from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_phases import Phases
 from sbi_circuits.engines.cuda_printer import EACH_SPIKE, NEXT_SPIKE, constants, show, texts, uses
 from sbi_circuits.engines.cuda_signals import SIGNAL_ARGUMENTS, signal_functions
+from sbi_circuits.engines.cuda_state import States
 from sbi_circuits.wiring_rules import PAIR_CLASSES
 
 _HEADER = '''"""CUDA kernel of the circuit {name!r}, generated from its equations.
@@ -36,18 +37,20 @@ import numpy as np
 from numba import types
 
 from sbi_circuits.engines.cuda_device import (
-    ask_for, ceil_double, ceil_single, cuda, device, exp_double, exp_single, exprel_double, exprel_single, floor_double,
-    floor_single, sign_double, sign_single, trunc_double, trunc_single,
+    LANE_BITS, LANES, byte_of, ceil_double, ceil_single, cuda, device, exp_bounded, exp_double, exp_single,
+    exprel_double, exprel_single, floor_double, floor_single, load_together, read_four, sign_double, sign_single,
+    store_together, trunc_double, trunc_single,
 )
 from sbi_circuits.engines.cuda_parts import (
-    any_not_finite, ask_for_row, deliver, deliver_masked, draw_count, fill, first_row, note_intervals, note_spikes,
-    poisson_counts, poisson_events, turned, word_at, zero,
+    any_not_finite, deliver, deliver_masked, fill, note_intervals, note_spikes, turned, zero,
 )
+from sbi_circuits.engines.cuda_poisson import draw_count, poisson_counts, poisson_events, word_ahead
 from sbi_circuits.engines.cuda_synapses import (
     deliver_each, deliver_each_masked, normals_double, normals_single, sort_spikes,
 )
 from sbi_circuits.engines.cuda_wiring import (
-    copy_given, draw_all, draw_independent, draw_indegree, draw_one_to_one, draw_total,
+    copy_given, draw_all, draw_independent, draw_indegree, draw_one_to_one, draw_total, join_rows, lengths_to_rows,
+    note_lengths,
 )
 
 real = np.{real}
@@ -56,8 +59,8 @@ ONE, ZERO = real(1.0), real(0.0)
 ARGUMENTS = (
     "queue", "total", "layout", "plan", "levels", "reals", "initial", "labels", "slots", "holds", "step_at",
     "step_value", "thresholds", "guide", "given_indptr", "given_targets", "given_weights", "given_delays", "bitmaps",
-    "indptrs", "synapses", "lasts", "arena_real", "arena_int", "counts", "number", "sums", "squares", "kept", "scratch",
-    "status", "dt", "bins_per_step", "keep",
+    "indptrs", "synapses", "lasts", "arena_real", "arena_int", "arena_short", "counts", "number", "sums", "squares",
+    "kept", "scratch", "status", "dt", "bins_per_step", "keep",
 )  # fmt: skip
 _FIRST_WIRING_STREAM = 16
 
@@ -91,7 +94,8 @@ class _Kernel:
     def __init__(self, columns: Columns, single: bool, shared: bool):
         self.columns, self.single, self.shared = columns, single, shared
         self.circuit, self.parts = columns.circuit, columns.parts
-        self.phases = Phases(columns, single)
+        self.states = States(columns, single)
+        self.phases = Phases(columns, single, self.states)
 
     def _names(self, k: int) -> str:
         part = self.parts[k]
@@ -102,33 +106,39 @@ class _Kernel:
         part = self.parts[k]
         expressions = [*texts(part.update), part.threshold]
         noise = "".join(f", a_{z}" for z in part.noise)
-        varies = self.circuit.populations[k].refractory_varies
+        varies, tallies = self.circuit.populations[k].refractory_varies, self.phases.tallies
+        hears = not tallies.early and k in tallies.populations
         lines = [
             "@device",
-            f"def update_{k}(first_, threads_, cells_{self._names(k)}{noise}, until_, spikes_, capacity_, head_, "
-            "rings_, slot_, step_, hold_, indptr_, P_, t, R):",
+            f"def update_{k}(first_, threads_, cells_{self.states.parameters(k)}{noise}{tallies.heard_names(k)}, "
+            "rest_, spikes_, capacity_, head_, rings_, slot_, hold_, t, R):",
             *constants(expressions, self.columns.invariant(k)),
+            *(tallies.weights(k) if hears else []),
             "    number_ = np.int32(first_)",
             "    while number_ < cells_:",
             "        at_ = np.uint32(number_)",
             *(["        i = real(number_)"] if uses(expressions, "i") else []),
-            *(f"        {v} = a_{v}[at_]" for v in (*part.variables, *part.noise)),
-            "        active_ = until_[at_] <= step_",
+            *self.states.load(k),
+            "        left_ = np.int32(rest_[at_])",
+            *(tallies.hearing(k, "left_ == 0") if hears else []),
+            "        if left_ > 0:",
+            "            left_ = np.int32(left_ - 1)",
+            "            rest_[at_] = np.uint16(left_)",
+            "        active_ = left_ == 0",
             "        not_refractory = active_",
-            *(f"        {s.target} = {show(s.expression, self.single)}" for s in part.update),
+            *(f"        {s.target} = {show(s.expression, self.single, part.invariants)}" for s in part.update),
         ]
         for v in part.updated:
             lines.append(f"        {v} = _{v} if active_ else {v}" if v in part.held else f"        {v} = _{v}")
-            lines.append(f"        a_{v}[at_] = {v}")
+        lines += self.states.store(k, {*part.updated, *(tallies.touched(k) if hears else [])})
         if part.threshold:
             lines += [
                 f"        if ({show(part.threshold, self.single)}) & active_:",
-                f"            until_[at_] = np.int32(step_ + {'hold_[at_]' if varies else 'hold_'})",
+                f"            rest_[at_] = np.uint16({'hold_[at_]' if varies else 'hold_'})",
                 "            place_ = np.int32(head_ + cuda.atomic.add(rings_, slot_, np.int32(1)))",
                 "            if place_ >= capacity_:",
                 "                place_ = np.int32(place_ - capacity_)",
-                "            spikes_[np.uint32(place_)] = number_",
-                *(f"            ask_for(indptr_, np.int32(P_[{j}] + number_))" for j in self.phases.rounds.bases(k)),
+                "            spikes_[np.uint32(place_)] = np.uint16(number_)",
             ]
         return "\n".join([*lines, "        number_ = np.int32(number_ + threads_)"])
 
@@ -180,6 +190,7 @@ class _Kernel:
             f"    sr = cuda.shared.array(0, types.{'float32' if self.single else 'float64'})",
             "    si = cuda.shared.array(0, types.int32)",
             "    su = cuda.shared.array(0, types.uint32)",
+            "    ss = cuda.shared.array(0, types.uint16)",
             "    sl = cuda.shared.array(0, types.int64)",
             "    tid, T = np.int32(cuda.threadIdx.x), np.int32(cuda.blockDim.x)",
             "    block = cuda.blockIdx.x",
@@ -189,10 +200,11 @@ class _Kernel:
             f"    starts = si[layout[{at.STARTS}] : layout[{at.STARTS}] + {populations} * depth]",
             f"    rings = si[layout[{at.RINGS}] : layout[{at.RINGS}] + {populations} * depth]",
             f"    words = su[layout[{at.WORDS_AT}] : layout[{at.WORDS_AT}] + 2048]",
-            f"    control = si[layout[{at.CONTROL}] : layout[{at.CONTROL}] + {3 + len(c.poisson)}]",
+            f"    control = si[layout[{at.CONTROL}] : layout[{at.CONTROL}] + {3 + 2 * len(c.poisson)}]",
             f"    scan = sl[layout[{at.SCAN}] : layout[{at.SCAN}] + 2 * cuda.blockDim.x]",
             "    large_real = " + (f"sr[layout[{at.LARGE_REALS}] :]" if self.shared else "arena_real[block]"),
             "    large_int = " + (f"si[layout[{at.LARGE_INTS}] :]" if self.shared else "arena_int[block]"),
+            "    large_short = " + (f"ss[layout[{at.LARGE_SHORTS}] :]" if self.shared else "arena_short[block]"),
             "    bitmap, indptr, targets, last = bitmaps[block], indptrs[block], synapses[block], lasts[block]",
             "    spikes_kept = scratch[block]",
             "    keeper = np.int32(T >> 1)",
@@ -215,21 +227,19 @@ class _Kernel:
             value = {what: f"P[{c.population(k, what)}]" for what in range(at.PER_POPULATION)}
             numbers = f"{value[at.SIZE]}, {value[at.CAPACITY]}, {value[at.CELLS_AT]}"
             lines.append(f"        n_{k}, capacity_{k}, cells_{k} = {numbers}")
-            lines += [
-                f"        a{k}_{v} = {_slice('large_real', f'{value[at.STATE_AT]} + {row} * n_{k}', f'n_{k}')}"
-                for row, v in enumerate(part.variables)
-            ]
+            lines += self.states.views(k, value[at.STATE_AT])
             lines += [
                 f"        z{k}_{z} = "
                 f"{_slice('large_real', f'{value[at.NOISE_AT]} + {row} * (n_{k} + 3)', f'(n_{k} + 3)')}"
                 for row, z in enumerate(part.noise)
             ]
             lines += [
-                f"        until_{k} = {_slice('large_int', value[at.UNTIL_AT], f'n_{k}')}",
-                f"        spikes_{k} = {_slice('large_int', value[at.SPIKES_AT], f'capacity_{k}')}",
+                f"        rest_{k} = {_slice('large_short', value[at.REST_AT], f'n_{k}')}",
+                f"        spikes_{k} = {_slice('large_short', value[at.SPIKES_AT], f'capacity_{k}')}",
+                *self.phases.tallies.views(k),
             ]
             if k in c.sorted_populations:
-                lines.append(f"        sorting_{k} = {_slice('large_int', value[at.SORT_AT], f'n_{k}')}")
+                lines.append(f"        sorting_{k} = {_slice('large_short', value[at.SORT_AT], f'n_{k}')}")
         return [*lines, *self.phases.views()]
 
     def _wire(self) -> list[str]:
@@ -242,8 +252,17 @@ class _Kernel:
                     f"        if P[{c.projection(j, at.PRESENT)}] == 1:",
                     f"            lacking = max(lacking, {self._draw(j)} - layout[{c.scratch(j, at.ROOM)}])",
                     "            cuda.syncthreads()",
+                    *self._no_rows(j),
                 ]
-        return lines
+        return [*lines, *self.phases.tallies.join()]
+
+    def _no_rows(self, j: int) -> list[str]:
+        """Empty rows of a projection that a configuration does not have: where spikes are counted, no branch asks."""
+        if j not in self.columns.counted:
+            return []
+        first = f"layout[{self.columns.scratch(j, at.SCRATCH_ROWS)}]"
+        last = f"{first} + n_{self.columns.position(self.circuit.projections[j].source)} + 1"
+        return ["        else:", f"            zero(tid, T, {last} - {first}, indptr[{first} : {last}])"]
 
     def _draw(self, j: int) -> str:
         c, p = self.columns, self.circuit.projections[j]
@@ -280,7 +299,8 @@ class _Kernel:
                 f"            a{k}_{v}[j] = " + (f"initial[sim, {given[v]}, j]" if v in given else "ZERO")
                 for v in part.variables
             ]
-            lines += [f"            until_{k}[j] = 0", f"            last[cells_{k} + j] = -1"]
+            lines += [f"            rest_{k}[j] = 0", f"            last[cells_{k} + j] = -1"]
+            lines += self.phases.tallies.starts(k)
         return [
             *lines,
             *self.phases.link_starts(),
@@ -294,12 +314,14 @@ class _Kernel:
             *self.phases.first_words(),
             "        window, code, now = np.int64(0), np.int32(0), np.int32(0)",
             "        bin_of_counts = np.int64(-1)",
-            *(f"        held_{k}, flying_{k} = np.int32(0), np.int32(0)" for k in range(len(self.parts))),
+            *(f"        held_{k} = np.int32(0)" for k in range(len(self.parts))),
+            *self.phases.tallies.lags(),
+            *self.phases.tallies.rows(),
             *(f"        x{k}_{n}, next{k}_{n} = ZERO, np.int32(0)" for k, p in enumerate(self.parts) for n in p.shared),
             "        if lacking > 0:",
             "            steps, code = np.int32(0), np.int32(4)",
             "        cuda.syncthreads()",
-            *self.phases.plan("        "),
+            *self.phases.plan("        ", "0"),
         ]
 
 

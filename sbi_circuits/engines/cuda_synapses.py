@@ -78,7 +78,7 @@ def deliver_each(tid, T, indptr, row, targets, amount, each, weights, effect, ga
 
 @device
 def deliver_each_masked(tid, T, indptr, row, targets, amount, each, weights, effect, gained, gains, spikes, capacity,
-                        start, count, variable, until, step):  # fmt: skip
+                        start, count, variable, rest):  # fmt: skip
     """As `deliver_each`, to neurons that are not refractory."""
     for s in range(count):
         place = np.int32(start + s)
@@ -90,7 +90,7 @@ def deliver_each_masked(tid, T, indptr, row, targets, amount, each, weights, eff
         k = np.int32(indptr[np.uint32(first)] + tid)
         while k < stop:
             j = np.uint32(targets[np.uint32(k)])
-            if until[j] <= step:
+            if rest[j] == 0:
                 cuda.atomic.add(variable, j, value * weights[effect, k] if each else value)
             k = np.int32(k + T)
         cuda.syncthreads()

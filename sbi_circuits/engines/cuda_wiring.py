@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from sbi_circuits.engines.cuda_device import cuda, device
+from sbi_circuits.engines.cuda_device import LANE_BITS, LANES, cuda, device
 from sbi_circuits.engines.cuda_parts import ACCEPTED, WORDS, fill, philox, prefix, scaled
 
 _ONE = np.uint32(1)
@@ -237,3 +237,38 @@ def draw_one_to_one(tid, T, sources, indptr, base, out, start, room):
         if i < min(sources, room):
             out[start + i] = i
     return np.int64(sources)
+
+
+@device
+def note_lengths(tid, T, sources, indptr, base, rows, parts, part):
+    """The lengths of a projection's rows as those of one of the `parts` of each row of a group."""
+    for i in range(tid, sources, T):
+        indptr[rows + parts * i + part + 1] = indptr[base + i + 1] - indptr[base + i]
+
+
+@device
+def lengths_to_rows(tid, T, entries, indptr, rows, start, scan):
+    """Where each of some entries begins among the synapses, from the lengths, each of which stands one further."""
+    chunk = (entries + T - 1) // T
+    first, last = min(tid * chunk, entries), min((tid + 1) * chunk, entries)
+    mine = np.int64(0)
+    for e in range(first, last):
+        mine += indptr[rows + e + 1]
+    through, _ = prefix(tid, T, scan, mine)
+    at = start + through - mine
+    for e in range(first, last):
+        at += indptr[rows + e + 1]
+        indptr[rows + e + 1] = at
+    if tid == 0:
+        indptr[rows] = start
+    cuda.syncthreads()
+
+
+@device
+def join_rows(tid, T, sources, indptr, base, rows, parts, part, targets, shift):
+    """Copy a projection's rows into one of the `parts` of each row of a group, `shift` added to every target."""
+    lane, warps = tid & (LANES - 1), T >> LANE_BITS
+    for i in range(tid >> LANE_BITS, sources, warps):
+        begin, to = indptr[base + i], indptr[rows + parts * i + part]
+        for k in range(lane, indptr[base + i + 1] - begin, LANES):
+            targets[to + k] = np.uint16(targets[begin + k] + shift)

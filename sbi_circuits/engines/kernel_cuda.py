@@ -93,6 +93,8 @@ class CudaEngine(Engine):
         batch: simulations handed to the device together at most.
         threads: of a block, a power of two up to 1024; about an eighth of the neurons where None.
         executor: of processes that prepare simulations; None for this process.
+        counting: whether spikes that arrive together are counted and added as one product, which is faster, or one
+            after another in Brian2's order; None for the first in single precision, the second in double.
 
     Raises:
         SbiCircuitsError: numba-cuda or a CUDA device is missing.
@@ -108,6 +110,7 @@ class CudaEngine(Engine):
         batch: int | None = None,
         threads: int | None = None,
         executor: Executor | None = None,
+        counting: bool | None = None,
     ):
         if precision not in PRECISIONS:
             raise UnknownNameError("precision", precision, PRECISIONS)
@@ -115,6 +118,7 @@ class CudaEngine(Engine):
         self.single, self.real = precision == "single", np.float32 if precision == "single" else np.float64
         self.rate_batch = batch or BATCH
         self.batch, self.threads, self.executor = batch or self.batch, threads, executor
+        self.counting = counting
         self.launches: list[Launch] = []
         self._slots = [Slot() for _ in range(SLOTS)]
         self._spare: list[Slot] = []
@@ -126,7 +130,7 @@ class CudaEngine(Engine):
         """See `Engine.run`; a device is used well by `run_batch` only."""
         if is_rate_circuit(circuit):
             return run_one(self, circuit, theta, protocol, seed, index)
-        columns = columns_of(circuit, self.single)
+        columns = columns_of(circuit, self.single, self.counting)
         stack = Stack.of(columns, [prepare_one(columns, theta, protocol, seed, index, self.real)], self.real)
         (simulation,) = self._finish(self._launch(columns, stack, protocol, self._slots[0]))
         return simulation
@@ -138,7 +142,7 @@ class CudaEngine(Engine):
         if is_rate_circuit(circuit):
             yield from run_rates(self, circuit, thetas, protocol, seed, indices)
             return
-        columns = columns_of(circuit, self.single)
+        columns = columns_of(circuit, self.single, self.counting)
         under_way: deque[tuple[_UnderWay | None, Piece]] = deque()
         for number, piece in enumerate(self._prepared(columns, thetas, protocol, seed, indices)):
             slot = self._slots[number % SLOTS]
@@ -190,7 +194,7 @@ class CudaEngine(Engine):
         if room is None:
             seen = self._seen.get(key, Seen())
             batch = replace(batch, room=first_room(stack, protocol, most, device_memory(), seen, SLOTS))
-        kernel = load_kernel(columns.circuit, self.single, batch.memory.shared)
+        kernel = load_kernel(columns.circuit, self.single, batch.memory.shared, self.counting)
         blocks = min(len(batch), resident_blocks(batch, _REGISTERS))
         return _UnderWay(batch, launch(kernel, batch, blocks, slot), slot, began, blocks, key, room is not None)
 
@@ -340,20 +344,21 @@ def block_size(cells: int) -> int:
 
 
 @cache
-def columns_of(circuit: Circuit, single: bool) -> Columns:
+def columns_of(circuit: Circuit, single: bool, counting: bool | None = None) -> Columns:
     """A circuit translated, and where its numbers stand.
 
     Raises:
         TranslationError: naming a construct that only the engine brian2 can run.
     """
     parts = tuple(translate(circuit, p, reorder=single) for p in circuit.populations)
-    return Columns(circuit, parts, couplings(circuit, reorder=single), outputs_of(circuit, single))
+    counts = single if counting is None else counting
+    return Columns(circuit, parts, couplings(circuit, reorder=single), outputs_of(circuit, single), counts)
 
 
 @cache
-def load_kernel(circuit: Circuit, single: bool, shared: bool) -> Any:
+def load_kernel(circuit: Circuit, single: bool, shared: bool, counting: bool | None = None) -> Any:
     """The kernel of a circuit; compiled at its first launch, then read from numba's cache."""
-    source = cuda_source(columns_of(circuit, single), single, shared, parts_digest())
+    source = cuda_source(columns_of(circuit, single, counting), single, shared, parts_digest())
     module = _import_source(source, f"{circuit.name}_cuda")
     options = {} if SIMULATED else {"max_registers": _REGISTERS, "cache": True}
     return cuda.jit(**options)(module.run)
@@ -362,6 +367,6 @@ def load_kernel(circuit: Circuit, single: bool, shared: bool) -> Any:
 @cache
 def parts_digest() -> str:
     """Digest of the functions a kernel calls: numba's cache looks at the kernel's own file only."""
-    names = ("device", "parts", "synapses", "wiring")
+    names = ("device", "parts", "poisson", "synapses", "wiring")
     files = [Path(__file__).with_name(f"cuda_{name}.py") for name in names]
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

@@ -34,6 +34,26 @@ class Printer(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+def is_bounded(argument: ast.expr, invariants: tuple[str, ...]) -> bool:
+    """Whether a clip keeps the argument of an exponential where its result is a normal number of single precision."""
+    match argument:
+        case ast.Call(func=ast.Name(id="clip"), args=[_, low, high]):
+            bounds = (_number(low, invariants), _number(high, invariants))
+            return None not in bounds and LOWEST <= min(bounds) and max(bounds) <= HIGHEST  # type: ignore[type-var, operator]
+    return False
+
+
+def _number(node: ast.expr, invariants: tuple[str, ...]) -> float | None:
+    """Value of an invariant that is a plain number."""
+    match node:
+        case ast.Subscript(slice=ast.Constant(value=int(j))) if j < len(invariants):
+            try:
+                return float(ast.literal_eval(invariants[j]))
+            except ValueError:
+                return None
+    return None
+
+
 class _NumbaPrinter(Printer):
     """Rewrites calls too, into numba's terms."""
 
@@ -60,22 +80,7 @@ class _NumbaPrinter(Printer):
         """The exponential for an argument: where a clip already bounds it, it is not clipped once more."""
         if not self.single:
             return "exp_double"
-        match argument:
-            case ast.Call(func=ast.Name(id="clip"), args=[_, low, high]):
-                bounds = (self._number(low), self._number(high))
-                if None not in bounds and LOWEST <= min(bounds) and max(bounds) <= HIGHEST:  # type: ignore[type-var, operator]
-                    return "exp_bounded"
-        return "exp_single"
-
-    def _number(self, node: ast.expr) -> float | None:
-        """Value of an invariant that is a plain number."""
-        match node:
-            case ast.Subscript(slice=ast.Constant(value=int(j))):
-                try:
-                    return float(ast.literal_eval(self.invariants[j]))
-                except ValueError:
-                    return None
-        return None
+        return "exp_bounded" if is_bounded(argument, self.invariants) else "exp_single"
 
 
 def show(expression: str, single: bool, invariants: tuple[str, ...]) -> str:
