@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 RATES = ("test_rates", "test_rate_orders", "test_rate_campaigns")
-CHECKS = ("tests/cuda_checks.py", "tests/cuda_host_checks.py", *(f"tests/scenarios/{name}.py" for name in RATES))
+CHECKS = (
+    "tests/cuda_checks.py", "tests/cuda_counting_checks.py", "tests/cuda_host_checks.py",
+    *(f"tests/scenarios/{name}.py" for name in RATES),
+)  # fmt: skip
 
 
 def run_checks(simulated: bool, checks: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +31,7 @@ def run_checks(simulated: bool, checks: str, *arguments: str) -> subprocess.Comp
 
 @pytest.mark.parametrize("checks", CHECKS)
 def test_the_checks_pass_in_the_simulator(checks: str) -> None:
-    """All but the first two files are the scenario list that every engine of rate circuits passes."""
+    """All but the first three files are the scenario list that every engine of rate circuits passes."""
     done = run_checks(True, checks)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 

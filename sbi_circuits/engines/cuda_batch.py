@@ -107,7 +107,7 @@ class Batch:
     def inputs(self) -> dict[str, np.ndarray]:
         """The arrays a kernel reads."""
         stack, none = self.stack, np.zeros(1, dtype=np.uint32)
-        holds = stack.cell_holds if stack.cell_holds.size else np.zeros((1, 1), dtype=np.int32)
+        holds = np.minimum(stack.cell_holds, stack.steps) if stack.cell_holds.size else np.zeros((1, 1), dtype=np.int32)
         return {
             "layout": self._layout(), "plan": self._plan(), "levels": stack.levels, "reals": stack.reals,
             "initial": stack.initial, "labels": stack.labels, "slots": self._slots(), "holds": holds,
@@ -183,9 +183,9 @@ class Batch:
         for k in range(len(c.parts)):
             turn = turns[:, k - 1] % self.threads if k else np.zeros(len(self), dtype=np.int64)
             plan[:, c.population(k, 0) : c.population(k, at.PER_POPULATION)] = np.stack([
-                self.sizes[:, k], stack.holds[:, k], turn, memory.states[:, k], memory.noises[:, k],
-                memory.rests[:, k], memory.spikes[:, k], self.capacities[:, k], memory.sorts[:, k],
-                memory.tallies[:, k], self.cells_at[:, k],
+                self.sizes[:, k], np.minimum(stack.holds[:, k], stack.steps), turn, memory.states[:, k],
+                memory.noises[:, k], memory.rests[:, k], memory.spikes[:, k], self.capacities[:, k],
+                memory.sorts[:, k], memory.tallies[:, k], self.cells_at[:, k],
             ], axis=1)  # fmt: skip
         for j in range(len(c.circuit.projections)):
             plan[:, c.projection(j, 0) : c.projection(j, at.PER_PROJECTION)] = self._projection(j)

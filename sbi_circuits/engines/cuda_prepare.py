@@ -46,7 +46,7 @@ def prepare_one(columns: Columns, theta: np.ndarray, protocol: Protocol, seed: i
         if cells.size > _LARGEST_POPULATION:
             raise CircuitError(f"population {cells.population.name}: {cells.size} neurons; engine kernel[cuda] takes "
                                f"at most {_LARGEST_POPULATION}, engine kernel[numba] any number")  # fmt: skip
-        if np.max(cells.refractory_steps, initial=0) > _LONGEST_HOLD:
+        if min(int(np.max(cells.refractory_steps, initial=0)), setup.steps) > _LONGEST_HOLD:
             raise CircuitError(f"population {cells.population.name}: refractory for more than {_LONGEST_HOLD} steps; "
                                "engine kernel[numba] takes any number")  # fmt: skip
     sizes = {c.population.name: c.size for c in setup.cells}

@@ -41,6 +41,7 @@ from sbi_circuits.engines.cuda_prepare import prepare_all, prepare_one
 from sbi_circuits.engines.cuda_rate import BATCH, run_one, run_rates
 from sbi_circuits.engines.cuda_source import cuda_source
 from sbi_circuits.engines.cuda_stack import Piece, Stack
+from sbi_circuits.engines.cuda_tallies import WORDS
 from sbi_circuits.engines.kernel_numba import _STATUS, PRECISIONS, _import_source, _reason
 from sbi_circuits.engines.rate_program import is_rate_circuit, outputs_of
 from sbi_circuits.engines.signals import as_signals
@@ -188,13 +189,14 @@ class CudaEngine(Engine):
     def _launch(self, columns: Columns, stack: Stack, protocol: Protocol, slot: Slot, room: Room | None = None
                 ) -> _UnderWay:  # fmt: skip
         began, key = time.perf_counter(), (columns.circuit, protocol)
+        columns = columns if counts_fit(columns, stack) else columns_of(columns.circuit, self.single, False)
         threads = self.threads or block_size(int(stack.sizes.sum(axis=1).max()))
         batch = Batch(columns, stack, protocol, self.real, threads, room or Room(0, 0), shared_memory_limit())
         most = most_blocks(batch.memory.bytes, threads, _REGISTERS)
         if room is None:
             seen = self._seen.get(key, Seen())
             batch = replace(batch, room=first_room(stack, protocol, most, device_memory(), seen, SLOTS))
-        kernel = load_kernel(columns.circuit, self.single, batch.memory.shared, self.counting)
+        kernel = load_kernel(columns.circuit, self.single, batch.memory.shared, columns.counting)
         blocks = min(len(batch), resident_blocks(batch, _REGISTERS))
         return _UnderWay(batch, launch(kernel, batch, blocks, slot), slot, began, blocks, key, room is not None)
 
@@ -266,6 +268,11 @@ def _bounds(number: int, batch: int) -> list[tuple[int, int]]:
     while begins[-1] < number:
         begins.append(begins[-1] + (sizes.pop(0) if sizes else batch))
     return [(a, min(b, number)) for a, b in zip(begins[:-1], begins[1:], strict=True)]
+
+
+def counts_fit(columns: Columns, stack: Stack) -> bool:
+    """Whether the joined rows of every simulation can name the counts of all its neurons."""
+    return int((stack.sizes @ [columns.tallies(k) for k in range(len(columns.parts))]).max()) <= WORDS
 
 
 def does_not_fit(status: np.ndarray, room: Room) -> np.ndarray:
