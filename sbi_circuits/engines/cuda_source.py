@@ -1,20 +1,22 @@
 """Source text of a circuit's CUDA kernel: a persistent grid in which every block of threads runs one simulation.
 
 The kernel has Brian2's order within a step, with a barrier between phases: summed couplings; noise; state updates
-and thresholds; synapses and Poisson inputs, in rounds such that no variable is added to twice in one; resets and
-records. Equal weights within a round make sums independent of the order of threads; where increments differ, spikes
-are sorted and delivered one after another. So results depend on nothing but the simulation.
+and thresholds; synapses and Poisson inputs; resets and records. In single precision spikes are counted (see
+`cuda_tallies`), and a step has two barriers: after thresholds, and at its end. What is not counted, and everything in
+double precision, is added in rounds such that no variable is added to twice in one: equal weights within a round make
+sums independent of the order of threads; where increments differ, spikes are sorted and delivered one after another.
+So results depend on nothing but the simulation.
 
 Counting, for N neurons, R spikes/s each, S targets a neuron, h steps/s, E Poisson events a neuron and second, W warps
 of a block:
-    instructions: N h u (update) + 32 W h b (bookkeeping of every warp) + 5 N R S (delivery) + 33 N E (random words)
+    instructions: N h u (update) + 32 W h b (bookkeeping of every warp) + 110 N R S/100 (a warp each of 100 synapses)
+        + 33 N E (random words)
     bytes of device memory: 2 N R S (targets), 40 N R (moments); state and random words stay on the chip
-For adex_clustered at its check configuration (N 2000, R 24, S 126, h 5000, E 820, W 8) an H100 counted 1,575
-instructions of a warp a step (64 for each of 8 neurons, the others bookkeeping, deliveries and Poisson inputs): 2.0e9
-thread instructions and 1.4e7 bytes a simulated second. It issues 132 x 4 x 32 x 1.98 GHz = 3.3e13 thread instructions
-a second: at most 1.6e4 simulated seconds a second by instructions, 2e5 by memory (an H200: 3e5). Measured: 7.9e3; what
-is lost is waiting, for barriers (five a step, three where no spike is on its way) and for rows in device memory, which
-four blocks of 256 threads on an SM hide from one another in part.
+For adex_clustered at its check configuration (N 2000, R 24, S 126, h 5000, E 820, W 8) u is 58, with the sum of what
+was counted, and a warp has some 1,000 instructions a step, half of them updates, by the code compiled for sm_90. The
+kernel before it, which added floats by compare-and-swap in rounds, had 1,575 and five barriers by the counters of an
+H100, on which it did 7.9e3 of at most 1.6e4 simulated seconds a second (132 SMs issue 3.3e13 thread instructions a
+second; memory would allow 2e5). This one has not run on a device yet.
 """
 
 from sbi_circuits.circuit import AllToAll, FixedIndegree, FixedTotal, Independent, OneToOne

@@ -74,7 +74,8 @@ class Tallies:
             for part, (j, base) in enumerate(zip(members, bases, strict=True)):
                 word = self._word(c.position(self.circuit.projections[j].target), c.field(j)[0])
                 lines.append(f"join_rows(tid, T, {n}, indptr, {base}, {rows}, {count}, {part}, targets, {word})")
-        return ["        if lacking <= 0:", *(f"            {line}" for line in lines)] if lines else []
+        lines = ["cuda.syncthreads()", *lines]
+        return ["        if lacking <= 0:", *(f"            {line}" for line in lines)] if self.groups else []
 
     def touched(self, k: int) -> list[str]:
         """Variables of population k that counted spikes add to."""
