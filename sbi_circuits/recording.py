@@ -126,21 +126,21 @@ class Recording:
         bounds_ok = self.offsets[0] == 0 and self.offsets[-1] == len(self.times)
         if not bounds_ok or (np.diff(self.offsets) < 0).any():
             raise RecordingError("the unit offsets do not partition the spike times")
-        if not np.isfinite(self.times).all():
+        # The extremes are not finite where any time is not.
+        low, high = (self.times.min(), self.times.max()) if len(self.times) else (self.t0, self.t0)
+        if not (np.isfinite(low) and np.isfinite(high)):
             raise RecordingError("spike times contain NaN or infinity")
-        if (self.times < 0).any():
-            raise RecordingError(f"negative spike time {self.times.min():g} s")
-        steps = np.diff(self.times)
-        within = np.ones(len(steps), dtype=bool)
+        if low < 0 and len(self.times):
+            raise RecordingError(f"negative spike time {low:g} s")
+        back = self.times[1:] < self.times[:-1]
         edges = self.offsets[1:-1]
-        edges = edges[(edges > 0) & (edges < len(self.times))]
-        within[edges - 1] = False
-        if (steps[within] < 0).any():
-            unit = int(np.searchsorted(self.offsets, np.flatnonzero(within & (steps < 0))[0], side="right")) - 1
+        back[edges[(edges > 0) & (edges < len(self.times))] - 1] = False
+        if back.any():
+            unit = int(np.searchsorted(self.offsets, np.flatnonzero(back)[0], side="right")) - 1
             raise RecordingError(f"spike times of unit {unit} are not sorted")
-        if len(self.times) and (self.times.min() < self.t0 or self.times.max() > self.t1):
+        if low < self.t0 or high > self.t1:
             raise RecordingError(
-                f"spike times reach from {self.times.min():g} to {self.times.max():g} s, "
+                f"spike times reach from {low:g} to {high:g} s, "
                 f"outside the valid interval [{self.t0:g}, {self.t1:g}) s"
             )
 

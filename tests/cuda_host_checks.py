@@ -8,6 +8,7 @@ import pytest
 
 from sbi_circuits.circuit import Circuit
 from sbi_circuits.engines import Protocol, cuda_batch, cuda_prepare, cuda_stack, kernel_cuda
+from sbi_circuits.engines.cuda_recordings import trains
 from sbi_circuits.engines.kernel_cuda import CudaEngine
 from sbi_circuits.engines.kernel_numba import NumbaEngine
 from tests.cuda_checks import CIRCUITS, EVERYTHING, dense, equal
@@ -105,3 +106,20 @@ def test_room_never_takes_more_than_the_device_has(seen: cuda_batch.Seen) -> Non
     assert stack is not None
     room = cuda_batch.first_room(stack, protocol, 3, memory, seen, batches)
     assert 1 <= room.spikes <= room.pool and 8 * batches * (3 * room.spikes + room.pool) <= memory / 2
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_trains_follow_one_another_whatever_the_order_of_spikes(ordered: bool) -> None:
+    draw = np.random.default_rng(0)
+    cells, steps = draw.integers(0, 7, 500), np.sort(draw.integers(0, 2**31, 500))
+    steps = steps if ordered else draw.permutation(steps)
+    times, offsets = trains((cells << 32) + steps, 9, 1e-4)
+    assert times.dtype == np.float64 and offsets.tolist() == [0, *np.cumsum(np.bincount(cells, minlength=9))]
+    for cell in range(9):
+        assert np.array_equal(times[offsets[cell] : offsets[cell + 1]], np.sort(steps[cells == cell]) * 1e-4)
+
+
+@pytest.mark.parametrize("cell", [-1, 3])
+def test_a_spike_of_a_cell_that_is_not_recorded_is_refused(cell: int) -> None:
+    with pytest.raises(ValueError, match="not recorded"):
+        trains(np.array([cell * 2**32 + 5], dtype=np.int64), 3, 1e-4)

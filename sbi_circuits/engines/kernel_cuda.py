@@ -7,7 +7,6 @@ blocks of the next batch take the place of those that end. The results of a batc
 `SLOTS` - 1 later is on the device.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -38,20 +37,20 @@ from sbi_circuits.engines.cuda_launch import (
     shared_memory_limit,
 )
 from sbi_circuits.engines.cuda_prepare import prepare_all, prepare_one
-from sbi_circuits.engines.cuda_rate import BATCH, run_one, run_rates
+from sbi_circuits.engines.cuda_rate import BATCH, NAME, run_one, run_rates
+from sbi_circuits.engines.cuda_recordings import Results
 from sbi_circuits.engines.cuda_source import cuda_source
 from sbi_circuits.engines.cuda_stack import Piece, Stack
 from sbi_circuits.engines.cuda_tallies import WORDS
-from sbi_circuits.engines.kernel_numba import _STATUS, PRECISIONS, _import_source, _reason
+from sbi_circuits.engines.kernel_numba import PRECISIONS, _import_source
 from sbi_circuits.engines.rate_program import is_rate_circuit, outputs_of
-from sbi_circuits.engines.signals import as_signals
 from sbi_circuits.engines.translate import translate
 from sbi_circuits.errors import UnknownNameError
-from sbi_circuits.recording import IntervalMoments, Outcome, PopulationCounts, Recording, Signal
 
 _REGISTERS = 64  # per thread: then an SM of 65,536 registers holds 1024 threads
 _LACKING = 4  # code of a simulation whose synapses did not fit
-_THREADS, _AHEAD = 4, 32  # that build recordings (sorting needs no interpreter), and how many wait to be taken
+# Threads that build recordings, how many each builds at a time, and how many times as many wait to be taken.
+_THREADS, _TOGETHER, _AHEAD = 4, 8, 4
 _PIECE = 32  # simulations a worker prepares at a time
 _AGAIN = 16  # part of the memory for the spikes of simulations that run again
 _RAMP = (4, 2)  # parts of a batch that are launched first, so that the device need not wait for a whole one
@@ -102,7 +101,7 @@ class CudaEngine(Engine):
         UnknownNameError: an unknown precision.
     """
 
-    name = "kernel[cuda]"
+    name = NAME
     batch = 8 if SIMULATED else 1024
 
     def __init__(
@@ -214,18 +213,18 @@ class CudaEngine(Engine):
         self._seen[run.key] = self._seen.get(run.key, Seen()).joined(kept_spikes)
         again = np.flatnonzero(does_not_fit(status, batch.room)).tolist()
         others, chosen = self._run_again(run, again, status) if again else iter(()), set(again)
-        ran = self._built(batch, [b for b in range(len(batch)) if b not in chosen], kept, wall)
+        ran = self._built(Results(batch, kept, wall), [b for b in range(len(batch)) if b not in chosen])
         yield from (next(others if b in chosen else ran) for b in range(len(batch)))
 
-    def _built(self, batch: Batch, rows: list[int], kept: dict[str, np.ndarray], wall: float) -> Iterator[Simulation]:
+    def _built(self, results: Results, rows: list[int]) -> Iterator[Simulation]:
         """Simulations of a batch, built by threads some ahead of whoever iterates."""
-        waiting: deque[Future[Simulation]] = deque()
-        for b in rows:
-            waiting.append(self._threads.submit(_simulation, batch, b, kept, wall))
+        waiting: deque[Future[list[Simulation]]] = deque()
+        for first in range(0, len(rows), _TOGETHER):
+            waiting.append(self._threads.submit(results.simulations, rows[first : first + _TOGETHER]))
             if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
 
     def _kept(self, run: _UnderWay) -> dict[str, np.ndarray]:
         """What a batch left on the device, in buffers of its slot that its next batch uses again."""
@@ -281,65 +280,6 @@ def does_not_fit(status: np.ndarray, room: Room) -> np.ndarray:
     found: np.ndarray = (code == _LACKING) | (
         (code == 0) & ((spikes > room.spikes) | (offset + spikes > room.pool))
     )
-    return found
-
-
-def _simulation(batch: Batch, b: int, kept: dict[str, np.ndarray], wall: float) -> Simulation:
-    """The result of one simulation; its wall time is its share of the batch's, and what preparing it took."""
-    code, stack = int(kept["status"][b, 0]), batch.stack
-    outcome = Outcome(_STATUS[code], _reason(code, batch.columns.circuit))
-    recording = _recording(batch, b, kept) if outcome.ok else None
-    return Simulation(int(stack.indices[b]), outcome, recording, wall + float(stack.walls[b]))
-
-
-def _recording(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> Recording:
-    """What the kernel kept of one simulation, copied; spikes of step n are at n dt."""
-    stack = batch.stack
-    _, number, _, offset = (int(s) for s in kept["status"][b])
-    chosen = slice(offset, offset + number) if batch.protocol.record.spikes else slice(0)
-    recorded = stack.recorded[b][stack.recorded[b] >= 0]
-    cells, steps = by_cell(kept["spikes"][chosen])
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=len(recorded)))])
-    populations = np.searchsorted(batch.cells_at[b, 1:], recorded, side="right").tolist()
-    names = [p.name for p in batch.columns.circuit.populations]
-    return Recording(
-        t0=stack.warmup_steps * stack.dt,
-        t1=stack.steps * stack.dt,
-        times=steps * stack.dt,
-        offsets=offsets if len(recorded) else np.zeros(1),
-        groups=tuple(names[k] for k in populations),
-        counts=_counts(batch, b, kept) if batch.keep & KEEP_COUNTS else {},
-        moments=_moments(batch, b, kept) if batch.keep & KEEP_MOMENTS else {},
-        signals=_signals(batch, b, kept) if "signals" in kept else {},
-        meta={"engine": CudaEngine.name},
-    )
-
-
-def by_cell(spikes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cells and steps of spikes (cell * 2**32 + step), those of each cell following one another in time."""
-    halves = np.sort(spikes).view(np.uint32).reshape(-1, 2)
-    low = 0 if sys.byteorder == "little" else 1
-    return halves[:, 1 - low], halves[:, low]
-
-
-def _signals(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> dict[str, Signal]:
-    values = batch.signals(b, kept["signals"][b].astype(np.float64))
-    return as_signals(batch.columns.circuit, batch.protocol.record, values, batch.grid)
-
-
-def _counts(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> dict[str, PopulationCounts]:
-    return {
-        p.name: PopulationCounts(kept["counts"][b, k, : batch.whole_bins].copy(), int(batch.sizes[b, k]))
-        for k, p in enumerate(batch.columns.circuit.populations)
-    }
-
-
-def _moments(batch: Batch, b: int, kept: dict[str, np.ndarray]) -> dict[str, IntervalMoments]:
-    dt, found = batch.stack.dt, {}
-    for k, p in enumerate(batch.columns.circuit.populations):
-        of = slice(batch.cells_at[b, k], batch.cells_at[b, k + 1])
-        number, sums, squares = (kept[n][b, of].astype(np.int64) for n in ("number", "sums", "squares"))
-        found[p.name] = IntervalMoments(number, sums * dt, squares * dt**2)
     return found
 
 
