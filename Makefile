@@ -6,7 +6,7 @@ PYTEST := MPLBACKEND=Agg $(PY) -m pytest
 COMPILE := $(PY) -m compileall -qq -j 0 .venv/lib || true
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-cluster lint types slow gpu nest bench-engines bench-inference bench-gpu bench-connectome bench-campaign tutorials wheel clean help
+.PHONY: demo test test-cluster lint types slow gpu nest bench-engines bench-inference bench-gpu bench-gpu-static bench-connectome bench-campaign tutorials wheel clean help
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || "$$(python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)" -m venv .venv
@@ -53,6 +53,12 @@ bench-engines: .venv/.bench  ## time every engine on the same simulations (ARGS=
 
 bench-gpu:  ## measure the engine kernel[cuda] (needs a GPU, torch, numba, numba-cuda, numpy, scipy; PY=python3 outside .venv)
 	$(PY) benchmarks/gpu.py $(ARGS)
+
+bench-gpu-static:  ## what the CUDA kernels are compiled to, without a device (in a .venv-static of its own; ARGS="--only brunel")
+	test -x .venv-static/bin/python || $(PY) -m venv .venv-static
+	.venv-static/bin/python -m pip install -q torch==2.13.0 -c constraints.txt
+	.venv-static/bin/python -m pip install -q -c constraints.txt -e '.[cuda-static]'
+	.venv-static/bin/python -W ignore benchmarks/gpu_static.py $(ARGS)
 
 bench-inference: .venv/.bench-inference  ## posteriors of this project and of sbi on the tasks of sbibm (ARGS="--budgets 1000")
 	$(PY) -W ignore -m benchmarks.inference $(ARGS)
