@@ -1,13 +1,14 @@
 """Checks of the host side of kernel[cuda], run by test_cuda.py: rows stacked, room for spikes, batches in order."""
 
 import dataclasses
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from sbi_circuits.circuit import Circuit
-from sbi_circuits.engines import Protocol, cuda_batch, cuda_prepare, cuda_stack, kernel_cuda
+from sbi_circuits.engines import Protocol, cuda_batch, cuda_launch, cuda_prepare, cuda_stack, kernel_cuda
 from sbi_circuits.engines.cuda_recordings import trains
 from sbi_circuits.engines.kernel_cuda import CudaEngine
 from sbi_circuits.engines.kernel_numba import NumbaEngine
@@ -32,6 +33,19 @@ def test_joined_pieces_are_what_one_piece_would_be(name: str) -> None:
             assert np.array_equal(values, arrays(joined, columns)[key]), key
     again = arrays(joined.take([3, 1]), columns)
     assert np.array_equal(again["initial"], arrays(whole, columns)["initial"][[3, 1]])
+
+
+def test_pickled_arguments_give_the_same_piece() -> None:
+    circuit, thetas = sized((0.2, 7e9, 0.5))
+    columns, protocol = kernel_cuda.columns_of(circuit, False), Protocol(0.01, record=EVERYTHING)
+    whole = cuda_prepare.prepare_all(columns, thetas, protocol, 3, range(3), np.float64)
+    common = pickle.dumps((columns, protocol, 3, np.float64))
+    for _ in range(2):
+        found = cuda_prepare.prepare_pickled(common, thetas, range(3))
+        assert found.number == 3 and found.failed[1].outcome == whole.failed[1].outcome
+        assert found.stack is not None and whole.stack is not None
+        ours, theirs = (arrays(s, columns) for s in (found.stack, whole.stack))
+        assert all(np.array_equal(values, theirs[key]) for key, values in ours.items())
 
 
 def arrays(stack: cuda_stack.Stack, columns: kernel_cuda.Columns) -> dict[str, np.ndarray]:
@@ -80,6 +94,32 @@ def test_a_batch_with_some_that_did_not_fit_keeps_order_and_results(monkeypatch:
     assert all(equal(a.recording, b.recording) for a, b in zip(found, expected, strict=True) if a.outcome.ok)
     repeated = sum(launch.simulations for launch in engine.launches if launch.again)
     assert repeated == sum(n > np.median(spikes) for n in spikes) > 0
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_slots_are_used_in_turn_and_single_runs_between_disturb_nothing(batch: int) -> None:
+    rows = (0.2, 0.9, 0.5, 0.0, 0.7, 0.3, 0.1, 0.8, 0.4, 0.6, 0.25, 0.35, 0.45, 0.15, 0.55, 0.65, 0.75, 0.85)
+    circuit, thetas = sized(rows)
+    protocol, engine = Protocol(0.005, record=EVERYTHING), CudaEngine("double", batch=batch)
+    assert len(rows) > 2 + cuda_launch.SLOTS * batch
+    expected = list(NumbaEngine("double").run_batch(circuit, thetas, protocol, 3, range(len(rows))))
+    found = []
+    for simulation in engine.run_batch(circuit, thetas, protocol, 3, range(len(rows))):
+        found.append(simulation)
+        if simulation.index in (0, 9):
+            alone = engine.run(circuit, thetas[4], protocol, 3, 4)
+            assert equal(alone.recording, expected[4].recording)
+    assert [s.index for s in found] == list(range(len(rows)))
+    assert all(equal(a.recording, b.recording) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("number", [1, 8, 30])
+def test_a_slot_is_taken_again_only_when_its_batch_has_been_read(number: int) -> None:
+    taken = [kernel_cuda._slot_of(k) for k in range(number)]
+    assert max(taken) < cuda_launch.BUFFERED
+    for k in range(number):
+        under_way = taken[k : k + cuda_launch.SLOTS]
+        assert len(set(under_way)) == len(under_way)
 
 
 def test_room_is_learned_from_batches_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Launches on a CUDA device: buffers and a stream for each of the batches under way, and what a kernel may use."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,38 @@ from sbi_circuits.engines.cuda_source import argument_names
 # What the simulator is given: as much shared memory as a block has without asking for more, and two blocks.
 _SIMULATED_SHARED, _SIMULATED_BLOCKS, _SIMULATED_MEMORY = 48 * 1024, 2, 2**28
 SLOTS = 6  # batches under way at a time
+RAMP = (4, 2)  # parts of a batch that are launched first, so that the device need not wait for a whole one
+# Slots with buffers: the first, smaller batches have some of their own, which would have to grow for whole ones.
+BUFFERED = SLOTS + len(RAMP)
 _GROWTH = 1.5  # of a buffer that has to grow: to free one waits for the device
 
 
-class Slot:
-    """A stream, and buffers on both sides that grow and are used again."""
+class Host:
+    """Page-locked memory of the host, for copies to and from the device, that grows and is used again.
+
+    To make or free such memory can wait for all that the device has to do, so slots whose batches are launched one
+    after another, and read one after another, share one.
+    """
 
     def __init__(self) -> None:
+        self.uploaded = cuda.event()
+        self._buffers: dict[str, Any] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array; its content is whatever was there."""
+        found: np.ndarray = _view(self._buffers, name, shape, dtype, cuda.pinned_array)
+        return found
+
+
+class Slot:
+    """A stream, and buffers on both sides that grow and are used again; those of the host may be shared."""
+
+    def __init__(self, host: Host | None = None) -> None:
         self.stream = cuda.stream()
         self.made, self.began, self.ended = (cuda.event() for _ in range(3))
         self.made.record(self.stream)
         self._device: dict[str, Any] = {}
-        self._pinned: dict[str, Any] = {}
+        self._host = host or Host()
 
     def span(self, first: "Slot") -> tuple[float, float]:
         """When the last kernel began and ended, in seconds since the slot `first` was made; once both are over."""
@@ -38,17 +59,28 @@ class Slot:
         """An array on the device; its content is whatever was there."""
         return _view(self._device, name, shape, dtype, cuda.device_array)
 
+    def uploads(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """`upload` of all arrays of a launch, once the copies of the launch before have been made."""
+        self._host.uploaded.synchronize()
+        found = {name: self.upload(name, values) for name, values in arrays.items()}
+        self._host.uploaded.record(self.stream)
+        return found
+
     def upload(self, name: str, values: np.ndarray) -> Any:
         """A copy on the device, made when the stream comes to it."""
-        staged = _view(self._pinned, "to " + name, values.shape, values.dtype, cuda.pinned_array)
+        staged = self._host.array("to " + name, values.shape, values.dtype)
         staged[...] = values
         target = self.device(name, values.shape, values.dtype)
         target.copy_to_device(staged, stream=self.stream)
         return target
 
+    def reserve(self, name: str, size: int, dtype: Any) -> None:
+        """Make room for downloads of `size` entries; best done while the device has nothing to do."""
+        self._host.array("from " + name, (size,), dtype)
+
     def download(self, name: str, values: Any) -> np.ndarray:
         """A copy on the host, complete once the stream has been waited for."""
-        staged: np.ndarray = _view(self._pinned, "from " + name, values.shape, values.dtype, cuda.pinned_array)
+        staged = self._host.array("from " + name, values.shape, values.dtype)
         values.copy_to_host(staged, stream=self.stream)
         return staged
 
@@ -66,9 +98,8 @@ def _view(buffers: dict[str, Any], name: str, shape: tuple[int, ...], dtype: Any
 
 def launch(kernel: Any, batch: Batch, blocks: int, slot: Slot) -> dict[str, Any]:
     """Queue a batch on a slot's stream; returns the device arrays it will write."""
-    slot.stream.synchronize()  # at once, unless a batch was given up: its copies may still read the host's buffers
-    given = {name: slot.upload(name, values) for name, values in batch.inputs().items()}
-    given["queue"] = slot.upload("queue", np.zeros(2, dtype=np.int64))
+    slot.stream.synchronize()  # at once, unless a batch was given up: its kernel may still use the buffers
+    given = slot.uploads({**batch.inputs(), "queue": np.zeros(2, dtype=np.int64)})
     written = {name: slot.device(name, shape, dtype) for name, (shape, dtype) in batch.outputs(blocks).items()}
     scalars = {
         "total": len(batch), "dt": batch.stack.dt, "bins_per_step": batch.bins_per_step, "keep": batch.keep,
@@ -114,6 +145,7 @@ def shared_memory_limit() -> int:
     return int(cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
 
 
+@cache
 def device_memory() -> int:
     """Bytes of memory of the device."""
     if SIMULATED:
@@ -136,7 +168,7 @@ def most_blocks(shared_bytes: int, threads: int, registers: int) -> int:
 def resident_blocks(batch: Batch, registers: int) -> int:
     """`most_blocks`, or fewer where their scratch memory is more than a batch's share of the device."""
     # All slots have scratch memory of their own, beside what is read and kept.
-    room = device_memory() // (2 * SLOTS)
+    room = device_memory() // (2 * BUFFERED)
     return max(1, min(most_blocks(batch.memory.bytes, batch.threads, registers), room // scratch_bytes(batch)))
 
 

@@ -7,6 +7,7 @@ blocks of the next batch take the place of those that end. The results of a batc
 `SLOTS` - 1 later is on the device.
 """
 
+import pickle
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,10 @@ from sbi_circuits.engines.cuda_batch import KEEP_COUNTS, KEEP_MOMENTS, Batch, Ro
 from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_device import LANES, SIMULATED, require_device
 from sbi_circuits.engines.cuda_launch import (
+    BUFFERED,
+    RAMP,
     SLOTS,
+    Host,
     Slot,
     device_memory,
     launch,
@@ -36,7 +40,7 @@ from sbi_circuits.engines.cuda_launch import (
     resident_blocks,
     shared_memory_limit,
 )
-from sbi_circuits.engines.cuda_prepare import prepare_all, prepare_one
+from sbi_circuits.engines.cuda_prepare import prepare_all, prepare_one, prepare_pickled
 from sbi_circuits.engines.cuda_rate import BATCH, NAME, run_one, run_rates
 from sbi_circuits.engines.cuda_recordings import Results
 from sbi_circuits.engines.cuda_source import cuda_source
@@ -51,9 +55,9 @@ _REGISTERS = 64  # per thread: then an SM of 65,536 registers holds 1024 threads
 _LACKING = 4  # code of a simulation whose synapses did not fit
 # Threads that build recordings, how many each builds at a time, and how many times as many wait to be taken.
 _THREADS, _TOGETHER, _AHEAD = 4, 8, 4
-_PIECE = 32  # simulations a worker prepares at a time
+_PIECES = 32  # parts of a batch that worker processes prepare
 _AGAIN = 16  # part of the memory for the spikes of simulations that run again
-_RAMP = (4, 2)  # parts of a batch that are launched first, so that the device need not wait for a whole one
+_MORE = 1.25  # room on the host for spikes, relative to what batches before had
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Launch:
 
 @dataclass(frozen=True, eq=False)
 class _UnderWay:
-    """A batch on the device."""
+    """A batch on the device; no batch of its run has more than `most` simulations."""
 
     batch: Batch
     written: dict[str, Any]
@@ -83,6 +87,7 @@ class _UnderWay:
     blocks: int
     key: tuple[Circuit, Protocol]
     again: bool
+    most: int
 
 
 class CudaEngine(Engine):
@@ -120,8 +125,8 @@ class CudaEngine(Engine):
         self.batch, self.threads, self.executor = batch or self.batch, threads, executor
         self.counting = counting
         self.launches: list[Launch] = []
-        self._slots = [Slot() for _ in range(SLOTS)]
-        self._spare: list[Slot] = []
+        host = Host()
+        self._slots, self._lone, self._spare = [Slot(host) for _ in range(BUFFERED)], Slot(), list[Slot]()
         self._seen: dict[tuple[Circuit, Protocol], Seen] = {}
         self._until = 0.0
         self._threads = ThreadPoolExecutor(_THREADS, "recordings")
@@ -132,7 +137,7 @@ class CudaEngine(Engine):
             return run_one(self, circuit, theta, protocol, seed, index)
         columns = columns_of(circuit, self.single, self.counting)
         stack = Stack.of(columns, [prepare_one(columns, theta, protocol, seed, index, self.real)], self.real)
-        (simulation,) = self._finish(self._launch(columns, stack, protocol, self._slots[0]))
+        (simulation,) = self._finish(self._launch(columns, stack, protocol, self._lone))
         return simulation
 
     def run_batch(
@@ -145,8 +150,9 @@ class CudaEngine(Engine):
         columns = columns_of(circuit, self.single, self.counting)
         under_way: deque[tuple[_UnderWay | None, Piece]] = deque()
         for number, piece in enumerate(self._prepared(columns, thetas, protocol, seed, indices)):
-            slot = self._slots[number % SLOTS]
-            under_way.append((self._launch(columns, piece.stack, protocol, slot) if piece.stack else None, piece))
+            slot, most = self._slots[_slot_of(number)], min(self.batch, len(indices))
+            launched = self._launch(columns, piece.stack, protocol, slot, most=most) if piece.stack else None
+            under_way.append((launched, piece))
             if len(under_way) == SLOTS:
                 yield from self._results(*under_way.popleft())
         while under_way:
@@ -154,7 +160,7 @@ class CudaEngine(Engine):
 
     def slot(self) -> Slot:
         """The stream and buffers of launches that are waited for at once."""
-        return self._slots[0]
+        return self._lone
 
     def span(self, slot: Slot) -> tuple[float, float]:
         """When the last kernel of a slot began and ended, seconds since the engine was made."""
@@ -163,18 +169,16 @@ class CudaEngine(Engine):
     def _prepared(self, columns: Columns, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
                   ) -> Iterator[Piece]:  # fmt: skip
         """Batches of prepared simulations; an executor is a batch ahead."""
-        def pieces(begin: int, end: int, size: int) -> Iterator[tuple[Any, ...]]:
-            for a in range(begin, end, size):
-                b = min(a + size, end)
-                yield columns, thetas[a:b], protocol, seed, [int(i) for i in indices[a:b]], self.real
-
-        bounds = _bounds(len(indices), self.batch)
+        bounds, indices = _bounds(len(indices), self.batch), [int(i) for i in indices]
         if self.executor is None:
-            yield from (prepare_all(*piece) for a, b in bounds for piece in pieces(a, b, self.batch))
+            for a, b in bounds:
+                yield prepare_all(columns, thetas[a:b], protocol, seed, indices[a:b], self.real)
             return
-        ahead: deque[list[Any]] = deque()
-        for a, b in bounds:
-            ahead.append([self.executor.submit(prepare_all, *piece) for piece in pieces(a, b, _PIECE)])
+        common, ahead = pickle.dumps((columns, protocol, seed, self.real)), deque[list[Future[Piece]]]()
+        for begin, end in bounds:
+            edges = range(begin, end, max((end - begin) // _PIECES, 1))
+            parts = [(thetas[a : min(a + edges.step, end)], indices[a : min(a + edges.step, end)]) for a in edges]
+            ahead.append([self.executor.submit(prepare_pickled, common, *part) for part in parts])
             if len(ahead) > 1:
                 yield Piece.join([future.result() for future in ahead.popleft()])
         while ahead:
@@ -185,19 +189,28 @@ class CudaEngine(Engine):
         ran = self._finish(started) if started is not None else iter(())
         yield from (piece.failed[n] if n in piece.failed else next(ran) for n in range(piece.number))
 
-    def _launch(self, columns: Columns, stack: Stack, protocol: Protocol, slot: Slot, room: Room | None = None
-                ) -> _UnderWay:  # fmt: skip
+    def _launch(self, columns: Columns, stack: Stack, protocol: Protocol, slot: Slot, room: Room | None = None,
+                most: int = 1) -> _UnderWay:  # fmt: skip
         began, key = time.perf_counter(), (columns.circuit, protocol)
         columns = columns if counts_fit(columns, stack) else columns_of(columns.circuit, self.single, False)
         threads = self.threads or block_size(int(stack.sizes.sum(axis=1).max()))
         batch = Batch(columns, stack, protocol, self.real, threads, room or Room(0, 0), shared_memory_limit())
-        most = most_blocks(batch.memory.bytes, threads, _REGISTERS)
         if room is None:
-            seen = self._seen.get(key, Seen())
-            batch = replace(batch, room=first_room(stack, protocol, most, device_memory(), seen, SLOTS))
+            seen, held = self._seen.get(key, Seen()), most_blocks(batch.memory.bytes, threads, _REGISTERS)
+            batch = replace(batch, room=first_room(stack, protocol, held, device_memory(), seen, BUFFERED))
         kernel = load_kernel(columns.circuit, self.single, batch.memory.shared, columns.counting)
         blocks = min(len(batch), resident_blocks(batch, _REGISTERS))
-        return _UnderWay(batch, launch(kernel, batch, blocks, slot), slot, began, blocks, key, room is not None)
+        self._reserve(batch, key, slot, most := max(most, len(batch)))
+        written = launch(kernel, batch, blocks, slot)
+        return _UnderWay(batch, written, slot, began, blocks, key, room is not None, most)
+
+    def _reserve(self, batch: Batch, key: tuple[Circuit, Protocol], slot: Slot, most: int) -> None:
+        """Room on the host for the results of as many simulations, made before the device is busy."""
+        outputs, times = batch.outputs(1), most / len(batch)
+        for name in _read(batch):
+            shape, dtype = outputs[name]
+            slot.reserve(name, int(np.prod(shape) * times), dtype)
+        slot.reserve("spikes", int(_MORE * self._seen.get(key, Seen()).mean * most), np.int64)
 
     def _finish(self, run: _UnderWay) -> Iterator[Simulation]:
         """Wait for a batch and read what it kept; simulations that did not fit are run again with more room."""
@@ -227,15 +240,13 @@ class CudaEngine(Engine):
             yield from waiting.popleft().result()
 
     def _kept(self, run: _UnderWay) -> dict[str, np.ndarray]:
-        """What a batch left on the device, in buffers of its slot that its next batch uses again."""
+        """What a batch left on the device, in buffers that the next batch to be read uses again."""
         slot, batch = run.slot, run.batch
-        names = [n for n, bit in (("counts", KEEP_COUNTS), ("number", KEEP_MOMENTS), ("sums", KEEP_MOMENTS),
-                                  ("squares", KEEP_MOMENTS)) if batch.keep & bit]  # fmt: skip
-        names += ["signals"] if batch.protocol.record.signals else []
-        kept = {name: slot.download(name, run.written[name]) for name in [*names, "status", "queue"]}
+        kept = {name: slot.download(name, run.written[name]) for name in [*_read(batch), "queue"]}
         slot.stream.synchronize()
-        used = min(int(kept["queue"][1]), batch.room.pool)
-        kept["spikes"] = slot.download("spikes", run.written["kept"][: max(used, 1)])
+        used = max(min(int(kept["queue"][1]), batch.room.pool), 1)
+        slot.reserve("spikes", used * run.most // len(batch), np.int64)
+        kept["spikes"] = slot.download("spikes", run.written["kept"][:used])
         slot.stream.synchronize()
         return kept
 
@@ -260,9 +271,21 @@ class CudaEngine(Engine):
         self._spare.append(started.slot)
 
 
+def _read(batch: Batch) -> list[str]:
+    """The outputs of a batch that have a row for each simulation and are read."""
+    bits = {"counts": KEEP_COUNTS, "number": KEEP_MOMENTS, "sums": KEEP_MOMENTS, "squares": KEEP_MOMENTS}
+    names = [name for name, bit in bits.items() if batch.keep & bit]
+    return [*names, *(["signals"] if batch.protocol.record.signals else []), "status"]
+
+
+def _slot_of(number: int) -> int:
+    """Which slot a batch takes, by its number within a run: `SLOTS` in turn, after those of the first batches."""
+    return number if number < len(RAMP) else len(RAMP) + (number - len(RAMP)) % SLOTS
+
+
 def _bounds(number: int, batch: int) -> list[tuple[int, int]]:
     """Begin and end of each batch; the first ones are smaller."""
-    sizes = [max(batch // part, 1) for part in _RAMP]
+    sizes = [max(batch // part, 1) for part in RAMP]
     begins = [0]
     while begins[-1] < number:
         begins.append(begins[-1] + (sizes.pop(0) if sizes else batch))
