@@ -59,30 +59,28 @@ def argument_types(names: tuple[str, ...], single: bool) -> tuple[Any, ...]:
     return tuple(scalars[n] if n in scalars else types.Array(*kinds[n], "C") for n in names)
 
 
-def compiled(circuit: Any, single: bool, folder: Path) -> tuple[str, str, str]:
-    """Source of a circuit's kernel, its machine code as text, and what ptxas says of it."""
+def compiled(circuit: Any, single: bool, folder: Path) -> tuple[str, str, str, str]:
+    """Source of a kernel, its machine code as text, what ptxas says of it, and the name of the source's file."""
     import numba.cuda.dispatcher as dispatcher
     from numba.cuda import compile as compile_function
 
     from sbi_circuits.engines.cuda_source import argument_names, cuda_source
     from sbi_circuits.engines.kernel_cuda import columns_of
+    from sbi_circuits.engines.kernel_numba import _import_source
 
     # Device functions are compiled for the device there is; here there is none.
     dispatcher.get_current_device = lambda: type("Device", (), {"compute_capability": CAPABILITY})()
     columns = columns_of(circuit, single)
     source = cuda_source(columns, single, True, "static")
-    path = folder / f"{circuit.name}.py"
-    path.write_text(source)
-    names: dict[str, Any] = {"__name__": circuit.name}
-    exec(compile(source, str(path), "exec"), names)  # the kernel that was just generated
+    module = _import_source(source, f"{circuit.name}_static")
     types = argument_types(argument_names(columns), single)
-    code, _ = compile_function(names["run"], types, cc=CAPABILITY, device=False, abi="numba", lineinfo=True)
+    code, _ = compile_function(module.run, types, cc=CAPABILITY, device=False, abi="numba", lineinfo=True)
     (folder / "kernel.ptx").write_text(code)
     cubin = str(folder / "kernel.cubin")
     command = [tool("ptxas"), "-arch=sm_90", "-maxrregcount", str(REGISTERS), "-lineinfo", "-v", "-o", cubin]
     said = subprocess.run([*command, str(folder / "kernel.ptx")], check=True, capture_output=True, text=True).stderr
     machine = subprocess.run([tool("nvdisasm"), "-g", "-c", cubin], check=True, capture_output=True, text=True).stdout
-    return source, machine, said
+    return source, machine, said, Path(str(module.__file__)).name
 
 
 def by_line(machine: str, name: str) -> Counter[int]:
@@ -101,8 +99,8 @@ def by_line(machine: str, name: str) -> Counter[int]:
 def row(circuit: Any, single: bool) -> list[object]:
     """Figures of one kernel."""
     with tempfile.TemporaryDirectory() as folder:
-        source, machine, said = compiled(circuit, single, Path(folder))
-    counts, loop = by_line(machine, f"{circuit.name}.py"), False
+        source, machine, said, file = compiled(circuit, single, Path(folder))
+    counts, loop = by_line(machine, file), False
     step: Counter[str] = Counter()
     for number, text in enumerate(source.splitlines(), start=1):
         begins, ends = (text.startswith(f"        {word}") for word in (_LOOP, _AFTER))
@@ -111,7 +109,8 @@ def row(circuit: Any, single: bool) -> list[object]:
         step[call] += counts[number] * loop
     spilled = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)[-1]
     registers = re.findall(r"Used (\d+) registers", said)[-1]
-    barriers = source.split(_LOOP)[1].split(_AFTER)[0].count("cuda.syncthreads()")
+    # Those of every step; deeper ones stand where a byte of counts might run over, and inside functions.
+    barriers = source.split(_LOOP)[1].split(_AFTER)[0].count("\n            cuda.syncthreads()")
     return [circuit.name, "single" if single else "double", registers, " / ".join(spilled), barriers,
             *(step[what] for what in (*CALLS.values(), "others"))]  # fmt: skip
 

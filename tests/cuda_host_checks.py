@@ -1,7 +1,6 @@
 """Checks of the host side of kernel[cuda], run by test_cuda.py: rows stacked, room for spikes, batches in order."""
 
 import dataclasses
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -33,19 +32,6 @@ def test_joined_pieces_are_what_one_piece_would_be(name: str) -> None:
             assert np.array_equal(values, arrays(joined, columns)[key]), key
     again = arrays(joined.take([3, 1]), columns)
     assert np.array_equal(again["initial"], arrays(whole, columns)["initial"][[3, 1]])
-
-
-def test_pickled_arguments_give_the_same_piece() -> None:
-    circuit, thetas = sized((0.2, 7e9, 0.5))
-    columns, protocol = kernel_cuda.columns_of(circuit, False), Protocol(0.01, record=EVERYTHING)
-    whole = cuda_prepare.prepare_all(columns, thetas, protocol, 3, range(3), np.float64)
-    common = pickle.dumps((columns, protocol, 3, np.float64))
-    for _ in range(2):
-        found = cuda_prepare.prepare_pickled(common, thetas, range(3))
-        assert found.number == 3 and found.failed[1].outcome == whole.failed[1].outcome
-        assert found.stack is not None and whole.stack is not None
-        ours, theirs = (arrays(s, columns) for s in (found.stack, whole.stack))
-        assert all(np.array_equal(values, theirs[key]) for key, values in ours.items())
 
 
 def arrays(stack: cuda_stack.Stack, columns: kernel_cuda.Columns) -> dict[str, np.ndarray]:

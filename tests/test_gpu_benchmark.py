@@ -11,9 +11,36 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu_rates import VBI, lacking, peer
+from benchmarks.gpu_static import argument_types, by_line
 from benchmarks.without_brian2 import FILE, export
+from sbi_circuits.engines.cuda_signals import SIGNAL_ARGUMENTS
+from sbi_circuits.engines.cuda_source import ARGUMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
+# As nvdisasm prints it: where an instruction comes from, and from where that was called.
+MACHINE_CODE = """\
+	//## File "/a/kernel.py", line 3
+        /*0010*/                   MOV R1, c[0x0][0x28] ;
+	//## File "/b/parts.py", line 9 inlined at "/a/kernel.py", line 7
+        /*0020*/                   LDS R2, [R1] ;
+        /*0030*/                   FADD R2, R2, R2 ;
+.L_x_1:
+	//## File "/b/parts.py", line 2 inlined at "/b/parts.py", line 9
+	//## File "/c/other.py", line 7
+        /*0040*/                   EXIT ;
+"""
+
+
+def test_instructions_are_counted_by_the_line_that_calls_them() -> None:
+    assert by_line(MACHINE_CODE, "kernel.py") == {3: 1, 7: 2}
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_every_argument_of_a_kernel_has_a_type(single: bool) -> None:
+    names = ARGUMENTS + SIGNAL_ARGUMENTS
+    found = dict(zip(names, argument_types(names, single), strict=True))
+    assert str(found["reals"].dtype) == str(found["arena_real"].dtype) == ("float32" if single else "float64")
+    assert found["guide"].ndim == found["counts"].ndim == 3 and str(found["dt"]) == "float64"
 
 
 def test_the_translations_in_the_file_are_those_of_brian2() -> None:

@@ -1,6 +1,5 @@
 """One simulation ready to join a batch: its numbers evaluated, in any process."""
 
-import pickle
 from collections.abc import Sequence
 from functools import lru_cache
 from time import perf_counter
@@ -37,20 +36,6 @@ def prepare_all(columns: Columns, thetas: np.ndarray, protocol: Protocol, seed: 
         except Exception as error:
             failed[row] = Simulation(index, failure(error), None, perf_counter() - began)
     return Piece(len(indices), Stack.of(columns, found, real) if found else None, failed)
-
-
-def prepare_pickled(common: bytes, thetas: np.ndarray, indices: Sequence[int]) -> Piece:
-    """`prepare_all` in a worker process; what all calls share is pickled once, and read there once.
-
-    Args:
-        common: pickled columns, protocol, seed and type of the state.
-        thetas, indices: as for `prepare_all`.
-    """
-    columns, protocol, seed, real = _loaded(common)
-    return prepare_all(columns, thetas, protocol, seed, indices, real)
-
-
-_loaded = lru_cache(maxsize=4)(pickle.loads)
 
 
 def prepare_one(columns: Columns, theta: np.ndarray, protocol: Protocol, seed: int, index: int, real: Any) -> Prepared:

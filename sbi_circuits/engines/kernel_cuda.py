@@ -7,7 +7,6 @@ blocks of the next batch take the place of those that end. The results of a batc
 `SLOTS` - 1 later is on the device.
 """
 
-import pickle
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -40,7 +39,7 @@ from sbi_circuits.engines.cuda_launch import (
     resident_blocks,
     shared_memory_limit,
 )
-from sbi_circuits.engines.cuda_prepare import prepare_all, prepare_one, prepare_pickled
+from sbi_circuits.engines.cuda_prepare import prepare_all, prepare_one
 from sbi_circuits.engines.cuda_rate import BATCH, NAME, run_one, run_rates
 from sbi_circuits.engines.cuda_recordings import Results
 from sbi_circuits.engines.cuda_source import cuda_source
@@ -169,16 +168,19 @@ class CudaEngine(Engine):
     def _prepared(self, columns: Columns, thetas: np.ndarray, protocol: Protocol, seed: int, indices: Sequence[int]
                   ) -> Iterator[Piece]:  # fmt: skip
         """Batches of prepared simulations; an executor is a batch ahead."""
-        bounds, indices = _bounds(len(indices), self.batch), [int(i) for i in indices]
+        def pieces(begin: int, end: int, size: int) -> Iterator[tuple[Any, ...]]:
+            for a in range(begin, end, size):
+                b = min(a + size, end)
+                yield columns, thetas[a:b], protocol, seed, [int(i) for i in indices[a:b]], self.real
+
+        bounds = _bounds(len(indices), self.batch)
         if self.executor is None:
-            for a, b in bounds:
-                yield prepare_all(columns, thetas[a:b], protocol, seed, indices[a:b], self.real)
+            yield from (prepare_all(*piece) for a, b in bounds for piece in pieces(a, b, self.batch))
             return
-        common, ahead = pickle.dumps((columns, protocol, seed, self.real)), deque[list[Future[Piece]]]()
+        ahead = deque[list[Future[Piece]]]()
         for begin, end in bounds:
-            edges = range(begin, end, max((end - begin) // _PIECES, 1))
-            parts = [(thetas[a : min(a + edges.step, end)], indices[a : min(a + edges.step, end)]) for a in edges]
-            ahead.append([self.executor.submit(prepare_pickled, common, *part) for part in parts])
+            parts = pieces(begin, end, max((end - begin) // _PIECES, 1))
+            ahead.append([self.executor.submit(prepare_all, *part) for part in parts])
             if len(ahead) > 1:
                 yield Piece.join([future.result() for future in ahead.popleft()])
         while ahead:
