@@ -13,10 +13,10 @@ of a block:
         + 33 N E (random words)
     bytes of device memory: 2 N R S (targets), 40 N R (moments); state and random words stay on the chip
 For adex_clustered at its check configuration (N 2000, R 24, S 126, h 5000, E 820, W 8) u is 58, with the sum of what
-was counted, and a warp has some 1,000 instructions a step, half of them updates, by the code compiled for sm_90. The
-kernel before it, which added floats by compare-and-swap in rounds, had 1,575 and five barriers by the counters of an
-H100, on which it did 7.9e3 of at most 1.6e4 simulated seconds a second (132 SMs issue 3.3e13 thread instructions a
-second; memory would allow 2e5). This one has not run on a device yet.
+was counted, and a warp has some 1,000 instructions a step, half of them updates, by the code compiled for sm_90: an
+H100, whose 132 SMs issue 3.3e13 thread instructions a second, could do 2.6e4 simulated seconds a second (its memory
+2e5). The kernel before it, which added floats by compare-and-swap in rounds, had 1,575 and five barriers by the
+counters of an H100, and did 7.9e3 of at most 1.6e4. This one has not run on a device yet.
 """
 
 from sbi_circuits.circuit import AllToAll, FixedIndegree, FixedTotal, Independent, OneToOne
