@@ -217,11 +217,15 @@ class Projection:
         others = any(not self.adds(s) for s in self.statements())
         return others or any(self.depends_on_state(e) for _, e in self.effects)
 
+    @cached_property
+    def _own(self) -> frozenset[str]:
+        """Names that statements of the projection see and that are not known before a simulation."""
+        return defined_names(self.equations) | {s.target for s in self.statements()} | {"t", "i", "j"}
+
     def depends_on_state(self, expression: str) -> bool:
         """Whether an increment depends on more than weight, parameters and constants."""
-        own = defined_names(self.equations) | {s.target for s in self.statements()} | {"t", "i", "j"}
         names = names_in(expression)
-        return bool(names & own or calls_in(expression) & RANDOM or any(n.endswith(_ENDS) for n in names))
+        return bool(names & self._own or calls_in(expression) & RANDOM or any(n.endswith(_ENDS) for n in names))
 
     def varies_by_synapse(self, increment: str) -> bool:
         """Whether synapses of one projection differ in an increment, each by its own weight."""

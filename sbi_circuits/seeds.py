@@ -4,8 +4,10 @@ Philox 4x32/4x64: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2,
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 
 def stream_key(seed: int, *labels: object) -> int:
@@ -21,7 +23,19 @@ def stream_key(seed: int, *labels: object) -> int:
 
 def generator(seed: int, *labels: object) -> np.random.Generator:
     """NumPy generator of the stream (seed, labels), e.g. `generator(seed, index, "initial")`."""
-    return np.random.Generator(np.random.Philox(key=stream_key(seed, *labels)))
+    key = _Key(stream_key(seed, *labels))
+    return np.random.Generator(np.random.Philox(key))  # type: ignore[arg-type] # any ISeedSequence will do
+
+
+class _Key(ISeedSequence):
+    """A key as `Philox` asks a seed for it: `Philox(key=...)` first draws a seed from the system and drops it."""
+
+    def __init__(self, key: int):
+        self.key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        """The 128-bit key as two 64-bit words, which is all that Philox asks for."""
+        return np.frombuffer(self.key.to_bytes(8 * n_words, "little"), dtype=dtype)
 
 
 def uniform_rows(seed: int, start: int, stop: int, width: int, *labels: object) -> np.ndarray:

@@ -38,7 +38,7 @@ from sbi_circuits.engines.noise import row_length
 from sbi_circuits.engines.philox import new_stream, next_word
 from sbi_circuits.engines.rate_numba import CompiledEngine
 from sbi_circuits.engines.wiring import Rows, draw_rows
-from sbi_circuits.engines.wiring_total import number_to_draw
+from sbi_circuits.engines.wiring_total import number_to_draw, sharing_pairs
 from sbi_circuits.errors import TranslationError, UnknownNameError
 from sbi_circuits.prior import Parameter, Prior
 from sbi_circuits.recording import Recording
@@ -313,7 +313,7 @@ def device_rows(rule: Wiring, number: float, source: str, target: str, threads: 
     which = PAIR_CLASSES.index(rule.pairs) if isinstance(rule, FixedTotal) else 0
     kind = 0 if isinstance(rule, Independent) else (1 if isinstance(rule, FixedTotal) else 2)
     if isinstance(rule, FixedTotal):
-        _, number = number_to_draw(number, sources, targets, source == target, LABELS[0], which)
+        _, number = number_to_draw(number, sources, targets, source == target, sharing_pairs(LABELS[0]), which)
     _wire[1, threads](
         kind, number, sources, targets, source == target, which, LABELS, np.full(sources * 2, 7, dtype=np.uint32),
         indptr, out, len(out), np.zeros(2048, dtype=np.uint32), np.zeros(3, dtype=np.int32),

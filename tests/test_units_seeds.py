@@ -59,6 +59,17 @@ def test_expressions_that_are_refused(expression: str, message: str | None) -> N
         assert str(error.value) == message
 
 
+def test_an_expression_read_once_takes_any_values_and_functions() -> None:
+    for factor in (2.0, 3.0):
+        for n in (1.0, 5.0):
+            known, functions = {"n": n, "not_a_unit": 1.0}, {"f": lambda x, k=factor: k * x}
+            assert units.evaluate("f(n) + not_a_unit", known, functions) == factor * n + 1.0
+    with pytest.raises(CircuitError, match="unknown function 'f'"):
+        units.evaluate("f(n) + not_a_unit", {"n": 1.0})
+    with pytest.raises(CircuitError, match="undefined name 'not_a_unit'"):
+        units.evaluate("f(n) + not_a_unit", {"n": 1.0}, {"f": float})
+
+
 def test_names_leave_functions_out() -> None:
     assert units.names_in("exp(v/tau) + I_0*rand()") == {"v", "tau", "I_0"}
 
@@ -98,6 +109,13 @@ def test_streams_are_the_same_on_every_machine() -> None:
     assert seeds.stream_key(1, 2, "initial", "exc") == 5395773934714131655320529109167084714
     assert seeds.kernel_keys(1, 2) == (2083272551, 451006294)
     assert seeds.generator(1, 2, "x").random(2).tolist() == [0.2199965441084969, 0.2683391939588793]
+
+
+def test_a_stream_is_philox_with_the_key_of_its_address() -> None:
+    expected = np.random.Generator(np.random.Philox(key=seeds.stream_key(7, 3, "initial")))
+    found = seeds.generator(7, 3, "initial")
+    assert str(found.bit_generator.state) == str(expected.bit_generator.state)
+    assert np.array_equal(found.random(9), expected.random(9))
 
 
 def test_streams_differ_by_seed_and_label() -> None:

@@ -1,7 +1,7 @@
 """One simulation ready to join a batch: its numbers evaluated, in any process."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from time import perf_counter
 from typing import Any
 
@@ -16,7 +16,7 @@ from sbi_circuits.engines.setup import Poisson, Setup, prepare, timestep
 from sbi_circuits.engines.signal_source import readout_invariants
 from sbi_circuits.engines.synapses import Synapses
 from sbi_circuits.engines.wiring import wiring_number
-from sbi_circuits.engines.wiring_total import number_to_draw
+from sbi_circuits.engines.wiring_total import number_to_draw, sharing_pairs
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.units import evaluate
 from sbi_circuits.wiring_rules import PAIR_CLASSES
@@ -52,12 +52,14 @@ def prepare_one(columns: Columns, theta: np.ndarray, protocol: Protocol, seed: i
     sizes = {c.population.name: c.size for c in setup.cells}
     rule, levels = _rule(circuit, setup, protocol)
     wiring, bounds = np.zeros(len(circuit.projections)), np.zeros(len(circuit.projections))
+    # Projections within and between clusters ask for the same number.
+    sharing = cache(lambda name: sharing_pairs(setup.labels[name]) if name in setup.labels else 0)
     for s in setup.synapses:
         projection = circuit.projections[s.number]
         wiring[s.number] = wiring_number(projection, setup.values, sizes)
         bounds[s.number] = synapse_bound(projection, s, wiring[s.number], sizes)
         if isinstance(projection.wiring, FixedTotal):
-            bounds[s.number], wiring[s.number] = _exact_number(projection, setup, wiring[s.number], sizes)
+            bounds[s.number], wiring[s.number] = _exact_number(projection, wiring[s.number], sizes, sharing)
     return Prepared(
         index=index,
         setup=setup,
@@ -126,14 +128,14 @@ def _link_reals(columns: Columns, row: np.ndarray, setup: Setup, s: Synapses) ->
         row[columns.own_start(s.number) + n] = s.initial.get(variable, 0.0)
 
 
-def _exact_number(projection: Projection, setup: Setup, p: float, sizes: dict[str, int]) -> tuple[int, int]:
+def _exact_number(projection: Projection, p: float, sizes: dict[str, int], sharing: Callable[[str], int]
+                  ) -> tuple[int, int]:  # fmt: skip
     """Synapses of an exact number among the pairs of a class, and how many the device draws for them."""
     assert isinstance(projection.wiring, FixedTotal)
     sources, targets = sizes[projection.source], sizes[projection.target]
-    # Where a configuration has no labels, no two neurons share one.
-    labels = setup.labels.get(projection.source, np.arange(sources)[None])
     which = PAIR_CLASSES.index(projection.wiring.pairs)
-    return number_to_draw(p, sources, targets, projection.source == projection.target, labels, which)
+    pairs = sharing(projection.source) if which else 0
+    return number_to_draw(p, sources, targets, projection.source == projection.target, pairs, which)
 
 
 def synapse_bound(projection: Projection, synapses: Synapses, number: float, sizes: dict[str, int]) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -112,21 +111,26 @@ class Drawing:
 
     def _random(self, expression: str, projection: Projection, label: str, number: int) -> PerSynapse:
         """The value of an expression; one for each synapse where it calls rand() or randn(), or names a column."""
-        # Most expressions draw nothing, and a generator costs more than their evaluation.
-        draw = cache(lambda: generator(self.seed, self.index, label, projection.name))
+        if not projection.differs(expression):
+            return self._known(expression)
+        draw = generator(self.seed, self.index, label, projection.name)
         functions: dict[str, Callable[..., Any]] = {
-            **FUNCTIONS, "rand": lambda: draw().random(number), "randn": lambda: draw().standard_normal(number),
+            **FUNCTIONS, "rand": lambda: draw.random(number), "randn": lambda: draw.standard_normal(number),
         }  # fmt: skip
         value = evaluate(expression, {**self.values, **edge_values(projection)}, functions)
+        return np.asarray(value, dtype=float) if np.ndim(value) else float(value)
+
+    def _known(self, expression: str) -> PerSynapse:
+        value = evaluate(expression, self.values)
         return np.asarray(value, dtype=float) if np.ndim(value) else float(value)
 
     def _delays(self, projection: Projection, number: int) -> int | np.ndarray:
         """Delays in steps, rounded to the nearest as Brian2 does."""
         delay = self._random(projection.delay, projection, "delay", number)
-        shortest = float(np.min(delay)) if np.size(delay) else 0.0
+        shortest = delay if isinstance(delay, float) else float(delay.min()) if len(delay) else 0.0
         if not shortest >= 0:
             raise CircuitError(f"projection {projection.name}: delay {projection.delay} = {shortest:g} s is negative")
-        steps = np.round(np.asarray(delay) / self.dt).astype(np.int64)
+        steps = (np.asarray(delay) / self.dt).round().astype(np.int64)
         return steps if steps.ndim else int(steps)
 
     def _increment(self, projection: Projection, expression: str, weight: PerSynapse) -> PerSynapse:

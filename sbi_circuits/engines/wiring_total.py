@@ -40,12 +40,13 @@ def fixed_total(
     return _rows(bitmap, wanted)
 
 
-def number_to_draw(p: float, sources: int, targets: int, same: bool, labels: np.ndarray, which: int) -> tuple[int, int]:
+def number_to_draw(p: float, sources: int, targets: int, same: bool, sharing: int, which: int) -> tuple[int, int]:
     """Synapses of `fixed_total`, and how many pairs are drawn for them: n, or -1 - n where n pairs are left out.
 
-    Above one half it is cheaper to draw the pairs that are left out. Arguments as for `fixed_total`.
+    Above one half it is cheaper to draw the pairs that are left out. Arguments as for `fixed_total`; `sharing` pairs
+    share a label, unused for all pairs.
     """
-    wanted, pairs = _wanted(p, sources, targets, same, sharing_pairs(labels) if which else 0, which)
+    wanted, pairs = _wanted(p, sources, targets, same, sharing, which)
     return wanted, wanted - pairs - 1 if 2 * wanted > pairs else wanted
 
 
