@@ -209,7 +209,6 @@ def whole(engine: str, task: Answer) -> Answer:
 def _published(task: Answer) -> Answer:
     brian2.prefs.codegen.target = "cython"
     run_published(0, 0.01)
-    # Brian2 numbers the objects that are alive: with the old ones gone, code is compiled once and found again.
     gc.collect()
     clock, began = time.process_time(), time.perf_counter()
     rate = run_published(task["index"], task["duration"])
