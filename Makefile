@@ -87,7 +87,7 @@ wheel: $(DEV)  ## build the wheel into dist/
 	$(PY) -m pip wheel --no-deps --wheel-dir dist .
 
 clean:  ## remove what make has built, the virtual environment too
-	rm -rf .venv build dist output demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-static build dist output demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
