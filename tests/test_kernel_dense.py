@@ -35,8 +35,8 @@ def test_planes_add_what_the_rows_say(targets, count):
     ring = np.random.default_rng(3).permutation(SOURCES)[None, :].astype(np.int32)
     variable, filled = _aligned(-(-targets // 32) * 32), 0
     variable[:targets] = np.arange(targets) % 5
-    for bits, row, weight in zip(dense["bits"], rows, (np.float32(2), np.float32(3)), strict=True):
-        filled = tally(bits, *row, weight, 0, ring, 0, count, variable, stack, factors, filled)
+    for bits, weight in zip(dense["bits"], (np.float32(2), np.float32(3)), strict=True):
+        filled = tally(bits, weight, ring, 0, count, variable, stack, factors, filled)
     expand(stack, factors, filled, variable)
     spiked = ring[0, :count]
     expected = np.arange(targets) % 5 + 2 * matrices[0][spiked].sum(0) + 3 * matrices[1][spiked].sum(0)

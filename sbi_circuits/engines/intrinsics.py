@@ -68,6 +68,24 @@ def trailing_zeros(typingctx: Any, word: Any) -> Any:
     return types.int64(types.uint64), codegen
 
 
+# Flags that are looked at together.
+FLAGGED = 32
+
+
+@intrinsic
+def flagged(typingctx: Any, flags: Any, position: Any) -> Any:
+    """Which of `FLAGGED` entries of an int32 array from `position` on are negative, as bits of a uint64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        vector, mask = ir.VectorType(ir.IntType(32), FLAGGED), ir.IntType(FLAGGED)
+        values = builder.load(builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer()), align=4)
+        negative = builder.icmp_signed("<", values, ir.Constant(vector, None))
+        return builder.zext(builder.bitcast(negative, mask), ir.IntType(64))
+
+    return types.uint64(flags, types.int64), codegen
+
+
 @intrinsic
 def prefetch(typingctx: Any, values: Any, position: Any) -> Any:
     """Ask for the cache line that holds `values[position]`; a position past the end does no harm."""

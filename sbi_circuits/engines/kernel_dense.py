@@ -16,7 +16,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from sbi_circuits.engines.intrinsics import prefetch
-from sbi_circuits.engines.kernel_parts import deliver, prefetch_rows
 
 # Planes count up to 2^7 - 1 spikes; more of them are counted in turns.
 PLANES, MOST = 7, 127
@@ -175,11 +174,8 @@ _add_64, _add_32 = _adding(4), _adding(2)
 
 
 @njit(cache=True)
-def prefetch_arrivals(bits, enough, indptr, targets, ring, past, count):  # type: ignore[no-untyped-def]
-    """Ask for the rows of all spikes in the form they will be delivered in: their misses then wait together."""
-    if count < enough:
-        prefetch_rows(indptr, targets, ring, past, count)
-        return
+def prefetch_bits(bits, ring, past, count):  # type: ignore[no-untyped-def]
+    """Ask for the rows of all spikes: their misses then wait together."""
     width = bits.shape[1]
     for s in range(count):
         start = np.int64(ring[past, s]) * width
@@ -217,13 +213,12 @@ def _count(bits, ring, past, start, count, stack, first):  # type: ignore[no-unt
 
 
 @njit(cache=True)
-def tally(bits, indptr, targets, weight, enough, ring, past, count, variable, stack, factors, filled):  # type: ignore[no-untyped-def]
-    """Deliver the spikes of one projection: by lists at once, or as planes pushed on a stack for `expand`.
+def tally(bits, weight, ring, past, count, variable, stack, factors, filled):  # type: ignore[no-untyped-def]
+    """Count the spikes of one projection into planes, pushed on a stack for `expand`.
 
     Args:
-        bits, indptr, targets: the rows of sources, as bits and as lists.
+        bits: the rows of sources.
         weight: what a spike adds.
-        enough: number of spikes from which planes are cheaper.
         ring, past, count: the first `count` entries of `ring[past]` are the sources that spiked.
         variable: of the targets.
         stack, factors: planes (planes, words) of uint64, and what each adds.
@@ -232,9 +227,6 @@ def tally(bits, indptr, targets, weight, enough, ring, past, count, variable, st
     Returns:
         The planes on the stack afterwards.
     """
-    if count < enough:
-        deliver(indptr, targets, weight, ring, past, count, variable)
-        return filled
     done = 0
     while True:
         turn = min(count - done, MOST)

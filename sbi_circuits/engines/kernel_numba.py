@@ -16,10 +16,12 @@ from scipy.special import bdtr, bdtrik
 from sbi_circuits.circuit import Circuit, EarlyStop, EdgeList, Explicit, Projection
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
 from sbi_circuits.engines.coupling import Coupling, couplings
+from sbi_circuits.engines.delivery_source import delivery_groups, joined_groups
 from sbi_circuits.engines.kernel_dense import dense_arguments
 from sbi_circuits.engines.kernel_extras import extra_arguments
 from sbi_circuits.engines.kernel_parts import DIVERGED, OK, SATURATED, SILENT
-from sbi_circuits.engines.kernel_source import delivery_groups, kernel_source
+from sbi_circuits.engines.kernel_rows import join
+from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream
 from sbi_circuits.engines.setup import Cells, Poisson, Setup, prepare, timestep
 from sbi_circuits.engines.signal_source import signal_arguments
@@ -36,7 +38,10 @@ PRECISIONS = ("single", "double")
 _STATUS = {OK: "ok", SILENT: "silent", SATURATED: "saturated", DIVERGED: "diverged"}
 _POISSON_STREAM = 1
 # Modules whose functions a generated kernel calls, or that these call.
-_HELPERS = ("intrinsics", "kernel_dense", "kernel_functions", "kernel_parts", "kernel_synapses", "noise", "philox")
+_HELPERS = (
+    "intrinsics", "kernel_dense", "kernel_functions", "kernel_parts", "kernel_rows", "kernel_synapses", "noise",
+    "philox",
+)  # fmt: skip
 # Neurons of two interleaved 512-bit vectors of single precision, and bytes of a cache line.
 _PADDING, _LINE = 32, 64
 # Above this many events per neuron and step, a count per neuron is cheaper than single events.
@@ -210,14 +215,11 @@ class _Arguments:
         return extra | self.sampled
 
     def _state(self) -> dict[str, Any]:
-        # Flags are whole 8-byte words, so that eight neurons are looked at together.
-        flags = tuple(_aligned((_padded(n) // 8,), np.uint64) for n in self.sizes)
         depth = self.depth
         return {
             "state": tuple(self._initial(c, p) for c, p in zip(self.setup.cells, self.parts, strict=True)),
             "until": tuple(_until(n) for n in self.sizes),
-            "fired": tuple(words.view(np.uint8) for words in flags),
-            "flags": flags,
+            "fired": tuple(_aligned((_padded(n),), np.int32) for n in self.sizes),
             "ring": tuple(np.zeros((depth, n), dtype=np.int32) for n in self.sizes),
             "ring_count": np.zeros((len(self.parts), depth), dtype=np.int64),
             "K": tuple(self._invariants(c, p) for c, p in zip(self.setup.cells, self.parts, strict=True)),
@@ -259,8 +261,10 @@ class _Arguments:
                 delay[k] = found.delay_steps
                 weight[k] = found.increments[0] if uses_plain_delivery(projection) else 0.0
             rows.append(self._rows(projection, found))
-        return {"indptr": tuple(r[0] for r in rows), "targets": tuple(r[1] for r in rows), "weight": weight,
-                "delay": delay, **self._dense(rows)}  # fmt: skip
+        groups = joined_groups(self.circuit) if self.real is np.float32 else ()
+        joined = tuple(join([rows[k] for k in members]) for members in groups)
+        return {"indptr": tuple(r[0] for r in rows), "targets": tuple(r[1] for r in rows), "joined": joined,
+                "weight": weight, "delay": delay, **self._dense(rows)}  # fmt: skip
 
     def _dense(self, rows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
         """Arrays of the delivery by planes; in double precision spikes are added one by one, as Brian2 does."""

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from sbi_circuits.engines.intrinsics import prefetch, trailing_zeros
+from sbi_circuits.engines.intrinsics import FLAGGED, flagged, prefetch, trailing_zeros
 from sbi_circuits.engines.philox import WORDS, next_word, refill
 
 # Outcome codes a kernel returns.
@@ -11,17 +11,19 @@ OK, SILENT, SATURATED, DIVERGED = range(4)
 
 _SHIFT, _ONE = np.uint64(32), np.uint64(1)
 # Targets in a cache line.
-_LINE = 32
+LINE = 32
+# Spikes of a population that are kept before their intervals are noted, beyond those of one step.
+LOG = 4096
 
 
 @njit(cache=True)
-def gather(flag_words, ring, now):  # type: ignore[no-untyped-def]
-    """Numbers of the flagged neurons, ascending; a word holds the flags of eight neurons, a byte each."""
+def gather(fired, ring, now):  # type: ignore[no-untyped-def]
+    """Numbers of the neurons whose entry of `fired` is negative, ascending; returns how many there are."""
     n = 0
-    for k in range(len(flag_words)):
-        word = flag_words[k]
+    for k in range(0, len(fired), FLAGGED):
+        word = flagged(fired, k)
         while word != 0:
-            ring[now, n] = 8 * k + (trailing_zeros(word) >> 3)
+            ring[now, n] = k + trailing_zeros(word)
             n += 1
             word &= word - _ONE
     return n
@@ -51,15 +53,15 @@ def deliver(indptr, targets, weight, ring, past, count, variable):  # type: igno
         i = ring[past, s]
         # Unsigned positions need no test for negative ones.
         k, end = np.uint64(indptr[i]), np.uint64(indptr[i + 1])
-        if end - k > np.uint64(2 * _LINE):
+        if end - k > np.uint64(2 * LINE):
             # Two lines of every row are on their way; more of the next spike's row is asked for while this is added.
             ahead = indptr[ring[past, s + 1]] if s + 1 < count else indptr[i]
-            while end - k >= np.uint64(_LINE):
+            while end - k >= np.uint64(LINE):
                 prefetch(targets, ahead)
-                for _ in range(_LINE):
+                for _ in range(LINE):
                     variable[targets[k]] += weight
                     k += _ONE
-                ahead += _LINE
+                ahead += LINE
         for position in range(k, end):
             variable[targets[position]] += weight
 
@@ -127,10 +129,19 @@ def poisson_counts(first, thresholds, guide, driven, weight, variable, words, he
 
 
 @njit(cache=True)
-def note_intervals(ring, now, count, step, last, number, total, squared):  # type: ignore[no-untyped-def]
-    """Update interval moments (in steps; exact integers) of the neurons that spiked."""
+def log_spikes(ring, now, count, step, log, logged):  # type: ignore[no-untyped-def]
+    """Append this step's spikes to the log (2, entries) of neurons and time steps; returns the entries in use."""
     for s in range(count):
-        i = ring[now, s]
+        log[0, logged + s] = ring[now, s]
+        log[1, logged + s] = step
+    return logged + count
+
+
+@njit(cache=True)
+def note_intervals(log, logged, last, number, total, squared):  # type: ignore[no-untyped-def]
+    """Update interval moments (in steps; exact integers) of the neurons in the log."""
+    for s in range(logged):
+        i, step = log[0, s], log[1, s]
         if last[i] >= 0:
             interval = np.int64(step - last[i])
             total[i] += interval
@@ -140,15 +151,15 @@ def note_intervals(ring, now, count, step, last, number, total, squared):  # typ
 
 
 @njit(cache=True)
-def note_spikes(ring, now, count, step, slots, cells, steps, kept):  # type: ignore[no-untyped-def]
-    """Append the spikes of recorded cells; returns the buffers, grown where they were full."""
-    for s in range(count):
-        slot = slots[ring[now, s]]
+def note_spikes(log, logged, slots, cells, steps, kept):  # type: ignore[no-untyped-def]
+    """Append the logged spikes of recorded cells; returns the buffers, grown where they were full."""
+    for s in range(logged):
+        slot = slots[log[0, s]]
         if slot >= 0:
             if kept == len(cells):
                 cells, steps = _grown(cells), _grown(steps)
             cells[kept] = slot
-            steps[kept] = step
+            steps[kept] = log[1, s]
             kept += 1
     return cells, steps, kept
 

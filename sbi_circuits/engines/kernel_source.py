@@ -7,6 +7,7 @@ of step s that travels for d steps acts in step s + d, before that step's resets
 from sbi_circuits.circuit import Circuit, PoissonInput
 from sbi_circuits.engines import synapse_source
 from sbi_circuits.engines.coupling import Coupling
+from sbi_circuits.engines.delivery_source import delivery_functions, delivery_lines, fetch_lines, unpack_lines
 from sbi_circuits.engines.printer import constants, show
 from sbi_circuits.engines.signal_source import signal_functions, signal_lines, signal_names
 from sbi_circuits.engines.translate import Statement, Translation
@@ -20,10 +21,11 @@ from numba import njit
 
 from sbi_circuits.engines.intrinsics import exp_bounded, exp_double, exp_single
 from sbi_circuits.engines.kernel_parts import (
-    DIVERGED, OK, SATURATED, SILENT, all_finite, deliver, gather, hold, keep_held, restore_held, note_intervals,
-    note_spikes, poisson_counts, poisson_events, prefetch_rows,
+    DIVERGED, LOG, OK, SATURATED, SILENT, all_finite, deliver, gather, hold, keep_held, log_spikes, note_intervals,
+    note_spikes, poisson_counts, poisson_events, prefetch_rows, restore_held,
 )
-from sbi_circuits.engines.kernel_dense import expand, prefetch_arrivals, tally
+from sbi_circuits.engines.kernel_dense import expand, prefetch_bits, tally
+from sbi_circuits.engines.kernel_rows import AHEAD, LINES, add_row, prefetch_arrivals, prefetch_row
 {imports}
 real = np.{real}
 ONE, ZERO = real(1.0), real(0.0)
@@ -48,11 +50,12 @@ def kernel_source(circuit: Circuit, parts: tuple[Translation, ...], single: bool
     updates = [_update(k, part, single) for k, part in enumerate(parts)]
     resets = [_reset(k, part, single) for k, part in enumerate(parts) if part.threshold]
     joints = [*synapse_source.functions(links, single), *signal_functions(circuit, parts, single)]
-    return "\n\n".join([header, *updates, *resets, *joints, _run(circuit, parts, links, single)]) + "\n"
+    deliveries = delivery_functions(circuit, single)
+    return "\n\n".join([header, *updates, *resets, *deliveries, *joints, _run(circuit, parts, links, single)]) + "\n"
 
 
 # Arrays of the kernel that exist once per population.
-_PER_POPULATION = ("until", "fired", "flags", "ring", "K", "shared", "last", "number", "total", "squared", "slots")
+_PER_POPULATION = ("until", "fired", "ring", "K", "shared", "last", "number", "total", "squared", "slots")
 
 
 def _update(number: int, part: Translation, single: bool) -> str:
@@ -76,8 +79,8 @@ def _update(number: int, part: Translation, single: bool) -> str:
         lines.append(f"        a_{v}[i] = {v}")
     if part.threshold:
         lines.append(f"        spike = ({show(part.threshold, single, part.invariants)}) & active")
-        lines.append("        fired[i] = spike")
-        # 32 bits, as wide as the state, so that one vector holds as many counts as values.
+        # 32 bits, as wide as the state, so that one vector holds as many flags and counts as values.
+        lines.append("        fired[i] = np.int32(-1) if spike else np.int32(0)")
         lines.append("        count = np.int32(count + spike)")
     lines.append("    return count")
     return "\n".join(lines)
@@ -110,8 +113,8 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
     extra = "".join(f", {name}" for name in names)
     lines = [
         "@njit(cache=True, error_model='numpy', nogil=True)",
-        "def run(steps, warmup, bins_per_step, dt, sizes, refractory, state, until, fired, flags, ring, ring_count, K,",
-        "        shared, indptr, targets, weight, delay, bits, enough, stack, factors,",
+        "def run(steps, warmup, bins_per_step, dt, sizes, refractory, state, until, fired, ring, ring_count, K,",
+        "        shared, indptr, targets, joined, weight, delay, bits, enough, stack, factors,",
         "        poisson, poisson_weight, poisson_size, words, header,",
         f"        rule, rule_levels, keep, counts, last, number, total, squared, slots{extra}):",
         "    depth = ring_count.shape[1]",
@@ -127,18 +130,16 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
     numbers = synapse_source.noise_numbers(parts)
     for k, (part, population) in enumerate(zip(parts, circuit.populations, strict=True)):
         lines += _state_lines(k, part, [f"noise_{m}" for m in numbers[k]], population.refractory_varies)
+        lines += fetch_lines(k, circuit, parts, single)
     lines += synapse_source.after_update(parts, links)
-    lines += [line for k in range(len(circuit.projections)) for line in _prefetch_lines(k, circuit, parts, single)]
     held = _held_rows(circuit, parts)
     lines += [f"        keep_held(state_{k}_{row}, saved_{k}_{row})" for k, row in held]
-    groups = delivery_groups(circuit) if single else ()
-    lines += [f"        filled_{g} = 0" for g in range(len(groups))]
-    for k in range(len(circuit.projections)):
-        lines += _delivery_lines(k, circuit, parts, groups)
+    lines += delivery_lines(circuit, parts, single)
     lines += _poisson_lines(circuit, parts)
     lines += [f"        restore_held(state_{k}_{row}, saved_{k}_{row}, until_{k}, np.int32(step))" for k, row in held]
     lines += [line for k, part in enumerate(parts) if part.threshold for line in _spike_lines(k, part)]
     lines += _stop_lines(circuit, parts)
+    lines += [line for k, part in enumerate(parts) if part.threshold for line in _note_lines(k)]
     lines.append(f"    if not ({' and '.join(f'all_finite(state[{k}], sizes[{k}])' for k in range(len(parts)))}):")
     lines.append("        code = DIVERGED")
     lines.append("    return code, cells[:kept], when[:kept]")
@@ -151,11 +152,10 @@ def _unpack_lines(circuit: Circuit, parts: tuple[Translation, ...], single: bool
     for k, part in enumerate(parts):
         lines += [f"    {name}_{k} = {name}[{k}]" for name in _PER_POPULATION]
         lines += [f"    state_{k}_{row} = state[{k}][{row}]" for row in range(len(part.variables))]
+        lines.append(f"    log_{k}, logged_{k} = np.empty((2, LOG + sizes[{k}]), np.int32), 0")
     for k in range(len(circuit.projections)):
-        lines.append(f"    indptr_{k}, targets_{k}, weight_{k} = indptr[{k}], targets[{k}], weight[{k}]")
-        lines += [f"    bits_{k} = bits[{k}]"] if single else []
-    for g in range(len(delivery_groups(circuit)) if single else 0):
-        lines.append(f"    stack_{g}, factors_{g} = stack[{g}], factors[{g}]")
+        lines.append(f"    indptr_{k}, targets_{k} = indptr[{k}], targets[{k}]")
+    lines += unpack_lines(circuit, single)
     for k in range(sum(isinstance(i, PoissonInput) for i in circuit.inputs)):
         lines.append(f"    thresholds_{k}, guide_{k} = poisson[{k}]")
     lines += [f"    saved_{k}_{row} = np.empty_like(state_{k}_{row})" for k, row in _held_rows(circuit, parts)]
@@ -178,7 +178,7 @@ def _state_lines(k: int, part: Translation, noise: list[str], refractory_varies:
     return [
         f"        n{k} = 0",
         f"        if {call} > 0:",
-        f"            n{k} = gather(flags_{k}, ring_{k}, now)",
+        f"            n{k} = gather(fired_{k}, ring_{k}, now)",
         f"            {hold}",
         f"        ring_count[{k}, now] = n{k}",
     ]
@@ -186,54 +186,6 @@ def _state_lines(k: int, part: Translation, noise: list[str], refractory_varies:
 
 def _position(parts: tuple[Translation, ...], population: str) -> int:
     return next(k for k, part in enumerate(parts) if part.name == population)
-
-
-def _prefetch_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...], single: bool) -> list[str]:
-    """Ask for the rows of all spikes that arrive in this step before the first of them is delivered."""
-    if not synapse_source.uses_plain_delivery(circuit.projections[k]):
-        return []
-    source = _position(parts, circuit.projections[k].source)
-    spikes = f"ring_{source}, past, ring_count[{source}, past]"
-    lists = f"indptr_{k}, targets_{k}, {spikes}"
-    call = f"prefetch_arrivals(bits_{k}, enough[{k}], {lists})" if single else f"prefetch_rows({lists})"
-    return [
-        f"        past = (step - delay[{k}]) % depth",
-        f"        if step >= delay[{k}] and ring_count[{source}, past] > 0:",
-        f"            {call}",
-    ]
-
-
-def delivery_groups(circuit: Circuit) -> tuple[tuple[int, ...], ...]:
-    """Numbers of the projections whose spikes add plain numbers to the same variable of the same population."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for k, projection in enumerate(circuit.projections):
-        if synapse_source.uses_plain_delivery(projection):
-            groups.setdefault((projection.target, projection.effects[0][0]), []).append(k)
-    return tuple(map(tuple, groups.values()))
-
-
-def _delivery_lines(k: int, circuit: Circuit, parts: tuple[Translation, ...], groups: tuple[tuple[int, ...], ...]
-                    ) -> list[str]:
-    """Delivery of one projection; without groups by lists alone, in the order in which Brian2 adds."""
-    projection = circuit.projections[k]
-    if not synapse_source.uses_plain_delivery(projection):
-        return synapse_source.delivery(k, projection, parts)
-    source, target = _position(parts, projection.source), _position(parts, projection.target)
-    state = f"state_{target}_{parts[target].variables.index(projection.effects[0][0])}"
-    spikes = f"ring_{source}, past, ring_count[{source}, past], {state}"
-    lines = [
-        f"        past = (step - delay[{k}]) % depth",
-        f"        if step >= delay[{k}] and ring_count[{source}, past] > 0:",
-    ]
-    if not groups:
-        return [*lines, f"            deliver(indptr_{k}, targets_{k}, weight_{k}, {spikes})"]
-    g = next(g for g, members in enumerate(groups) if k in members)
-    rows = f"bits_{k}, indptr_{k}, targets_{k}, weight_{k}, enough[{k}]"
-    lines.append(f"            filled_{g} = tally({rows}, {spikes}, stack_{g}, factors_{g}, filled_{g})")
-    if k == groups[g][-1]:
-        lines.append(f"        if filled_{g} > 0:")
-        lines.append(f"            expand(stack_{g}, factors_{g}, filled_{g}, {state})")
-    return lines
 
 
 def _held_rows(circuit: Circuit, parts: tuple[Translation, ...]) -> list[tuple[int, int]]:
@@ -272,10 +224,21 @@ def _spike_lines(k: int, part: Translation) -> list[str]:
         "            if step >= warmup:",
         "                if keep[0]:",
         f"                    counts[{k}, np.int64((step - warmup) * bins_per_step + 1e-6)] += n{k}",
-        "                if keep[1]:",
-        f"                    note_intervals({spikes}, step, last_{k}, number_{k}, total_{k}, squared_{k})",
-        "                if keep[2]:",
-        f"                    cells, when, kept = note_spikes({spikes}, step, slots_{k}, cells, when, kept)",
+        "                if keep[1] or keep[2]:",
+        f"                    logged_{k} = log_spikes({spikes}, step, log_{k}, logged_{k})",
+        f"                    if logged_{k} > LOG:",
+        *(f"                    {line}" for line in _note_lines(k)),
+    ]
+
+
+def _note_lines(k: int) -> list[str]:
+    """Turn the log of a population into what is kept: many spikes together, as each waits for the cache."""
+    return [
+        "    if keep[1]:",
+        f"        note_intervals(log_{k}, logged_{k}, last_{k}, number_{k}, total_{k}, squared_{k})",
+        "    if keep[2]:",
+        f"        cells, when, kept = note_spikes(log_{k}, logged_{k}, slots_{k}, cells, when, kept)",
+        f"    logged_{k} = 0",
     ]
 
 

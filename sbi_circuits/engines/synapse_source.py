@@ -118,7 +118,8 @@ def _position(parts: Parts, population: str) -> int:
     return next(k for k, part in enumerate(parts) if part.name == population)
 
 
-def _row(parts: Parts, population: str, variable: str) -> str:
+def state_row(parts: Parts, population: str, variable: str) -> str:
+    """Name of the array of a variable of a population in the kernel."""
     position = _position(parts, population)
     return f"state_{position}_{parts[position].variables.index(variable)}"
 
@@ -129,8 +130,9 @@ def before_update(parts: Parts, links: dict[int, Coupling], single: bool) -> lis
     for k, link in links.items():
         weights = f"weights_{k}" if link.random_weight else "None"
         for e, (variable, _) in enumerate(link.summed):
-            arrays = [_row(parts, link.source, n) for n in link.pre] + [_row(parts, link.target, n) for n in link.post]
-            arguments = ", ".join([_row(parts, link.target, variable), *arrays])
+            arrays = [state_row(parts, link.source, n) for n in link.pre]
+            arrays += [state_row(parts, link.target, n) for n in link.post]
+            arguments = ", ".join([state_row(parts, link.target, variable), *arrays])
             lines += [
                 f"        if len(targets_{k}) > 0:",
                 f"            sum_{k}_{e}(indptr_{k}, targets_{k}, {weights}, {arguments}, KS_{k})",
@@ -148,7 +150,7 @@ def after_update(parts: Parts, links: dict[int, Coupling]) -> list[str]:
         if link.update:
             source = _position(parts, link.source)
             gains = [s.target for s in link.update if s.target.startswith("gain_")]
-            arrays = [_row(parts, link.source, n) for n in link.reads]
+            arrays = [state_row(parts, link.source, n) for n in link.reads]
             arrays += [f"gain_{k}_{g.removeprefix('gain_')}" for g in gains]
             lines += [
                 f"        if n{source} > 0:",
@@ -182,6 +184,6 @@ def delivery(k: int, projection: Projection, parts: Parts) -> list[str]:
         gains = f"gain_{k}_{e}" if projection.has_state else "None"
         lines.append(
             f"{indent}    deliver_each({indptr}, targets_{k}, {amount}, {weights}, {gains}, {spikes}, "
-            f"{_row(parts, projection.target, variable)}, {until}, step)"
+            f"{state_row(parts, projection.target, variable)}, {until}, step)"
         )
     return lines

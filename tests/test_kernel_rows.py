@@ -1,0 +1,135 @@
+"""Rows of several projections side by side: the same sums as a matrix of each, and the flags of neurons that spiked."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from sbi_circuits.circuit import Circuit, Independent, Population, Projection, Record
+from sbi_circuits.engines import Protocol, kernel_numba
+from sbi_circuits.engines.delivery_source import joined_groups
+from sbi_circuits.engines.kernel_numba import NumbaEngine
+from sbi_circuits.engines.kernel_parts import LINE, LOG, gather
+from sbi_circuits.engines.kernel_rows import add_row, join, prefetch_arrivals
+from sbi_circuits.prior import Parameter, Prior
+
+SOURCES = 50
+
+
+def _rows(targets, probability, seed):
+    matrix = np.random.default_rng(seed).random((SOURCES, targets)) < probability
+    dtype = np.uint16 if targets < 2**16 else np.int32
+    return matrix, (np.concatenate([[0], np.cumsum(matrix.sum(1))]), np.nonzero(matrix)[1].astype(dtype))
+
+
+@pytest.mark.parametrize("sizes", [(40,), (300, 40), (300, 7, 1), (70_000, 300)])
+def test_joined_rows_hold_every_projection(sizes):
+    matrices, rows = zip(*(_rows(n, 0.9 if k % 2 else 0.05, k) for k, n in enumerate(sizes)), strict=True)
+    starts, targets = join(rows)
+    assert len(targets) == sum(len(t) for _, t in rows)
+    for i in range(SOURCES):
+        for p, matrix in enumerate(matrices):
+            at = i * len(sizes) + p
+            assert np.array_equal(targets[starts[at] : starts[at + 1]], np.nonzero(matrix[i])[0])
+
+
+def test_no_synapses_and_no_sources_can_be_joined():
+    empty = (np.zeros(SOURCES + 1, dtype=np.int64), np.zeros(0, dtype=np.uint16))
+    starts, targets = join([empty, empty])
+    assert not starts.any() and len(starts) == 2 * SOURCES + 1 and len(targets) == 0
+    prefetch_arrivals(starts, targets, 2, np.zeros((1, SOURCES), dtype=np.int32), 0, SOURCES)
+    starts, targets = join([(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint16))] * 2)
+    assert len(starts) == 1
+
+
+@pytest.mark.parametrize("length", [0, 1, LINE, 2 * LINE, 2 * LINE + 1, 5 * LINE + 3])
+def test_a_row_adds_to_each_of_its_targets_once(length):
+    targets = np.random.default_rng(length).permutation(400)[:length].astype(np.uint16)
+    variable = np.zeros(400, dtype=np.float32)
+    add_row(targets, np.uint64(0), np.uint64(length), np.float32(2), variable, 0)
+    assert np.array_equal(variable, 2.0 * np.isin(np.arange(400), targets))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+def test_gather_finds_every_flag(share):
+    fired = -(np.random.default_rng(0).random(320) < share).astype(np.int32)
+    ring = np.zeros((2, 320), dtype=np.int32)
+    count = gather(fired, ring, 1)
+    assert np.array_equal(ring[1, :count], np.nonzero(fired)[0])
+    assert not ring[0].any()
+
+
+def _echo(delays: tuple[str, ...]) -> Circuit:
+    """Cells that fire without end, and cells that fire once enough has arrived.
+
+    All that arrives is whole numbers and nothing decays, so that single precision is exact; the thresholds of the first
+    population lie between the multiples of 0.001 that its voltages are.
+    """
+    count = "dx/dt = 0*x/ms : 1\ndy/dt = 0*y/ms : 1"
+    cells = (
+        Population("cell", "60", "dv/dt = 1/ms : 1", "v > 1.0005", "v -= 1", initial=(("v", "0.013*i"),)),
+        Population("far", "90", count, "x - y > 30.5", "x -= 30"),
+        Population("near", "33", count, "x > 400.5", "x -= 400"),
+    )
+    places = ("cell far x 1", "cell far y 0.1", "cell near x 0.6", "far near x 0.2", "near far y 0.3")
+    projections = tuple(
+        Projection(f"p{k}", source, target, Independent(p), str(k + 1), f"{variable}_post += weight", delays[k])
+        for k, (source, target, variable, p) in enumerate(map(str.split, places))
+    )
+    prior = Prior((Parameter("unused", "1", 0, 1),))
+    return Circuit("echo", prior, cells, projections, dt=1e-4, defaults={"unused": 0.5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("delays", "groups"),
+    [
+        (("0*ms",) * 5, ((0, 1, 2), (3,), (4,))),
+        (("0*ms", "0.5*ms", "0*ms", "0.3*ms", "0*ms"), ((0, 2), (1,), (3,), (4,))),
+    ],
+)  # fmt: skip
+def test_joined_rows_deliver_what_single_rows_do(delays, groups):
+    """Law: in double precision projections are delivered one by one, and here no sum is rounded in either."""
+    circuit = _echo(delays)
+    assert joined_groups(circuit) == groups
+    protocol = Protocol(0.2, record=Record(spikes=-1, counts=True, moments=True), early_stop=False)
+    single, double = (
+        NumbaEngine(precision).run(circuit, circuit.default_theta(), protocol, 1, 0).recording
+        for precision in ("single", "double")
+    )
+    assert single is not None and double is not None
+    assert all(counts.values.sum() > 100 for counts in double.counts.values())
+    assert np.array_equal(single.offsets, double.offsets) and np.array_equal(single.times, double.times)
+    for name, counts in double.counts.items():
+        assert np.array_equal(single.counts[name].values, counts.values)
+
+
+def test_negative_control_a_lost_synapse_is_seen(monkeypatch):
+    circuit = dataclasses.replace(_echo(("0*ms",) * 5), name="echo_lost")
+    protocol = Protocol(0.2, record=Record(spikes=-1), early_stop=False)
+    expected = NumbaEngine("double").run(circuit, circuit.default_theta(), protocol, 1, 0).recording
+
+    def one_lost(rows):
+        starts, targets = join(rows)
+        starts[1] -= 1
+        return starts, targets
+
+    monkeypatch.setattr(kernel_numba, "join", one_lost)
+    found = NumbaEngine().run(circuit, circuit.default_theta(), protocol, 1, 0).recording
+    assert not np.array_equal(found.times, expected.times)
+
+
+def test_the_log_of_spikes_is_emptied_in_time():
+    """More spikes than the log holds, in a window that starts late: counts, intervals and rasters tell of the same."""
+    circuit = _echo(("0*ms",) * 5)
+    protocol = Protocol(0.3, warmup=0.0507, record=Record(spikes=-1, counts=True, moments=True), early_stop=False)
+    recording = NumbaEngine().run(circuit, circuit.default_theta(), protocol, 1, 0).recording
+    assert recording is not None
+    groups, spikes = np.array(recording.groups), np.diff(recording.offsets)
+    for name, moments in recording.moments.items():
+        trains = [recording.times[a:b] for a, b in itertools.pairwise(recording.offsets)]
+        intervals = [np.diff(train) for train, group in zip(trains, groups, strict=True) if group == name]
+        assert np.array_equal(moments.spikes, spikes[groups == name])
+        assert moments.total == pytest.approx([i.sum() for i in intervals])
+        assert moments.total_squared == pytest.approx([(i**2).sum() for i in intervals])
+    assert spikes[groups == "cell"].sum() > 3 * LOG
