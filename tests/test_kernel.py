@@ -10,10 +10,11 @@ from sbi_circuits.circuit import Circuit, Independent, PoissonInput, Population,
 from sbi_circuits.engines import Protocol
 from sbi_circuits.engines.brian2_engine import Brian2Engine
 from sbi_circuits.engines.intrinsics import exp_single
-from sbi_circuits.engines.kernel_numba import NumbaEngine, _poisson_table
+from sbi_circuits.engines.kernel_numba import NumbaEngine
 from sbi_circuits.engines.kernel_parts import poisson_counts, poisson_events
 from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream, next_word, philox
+from sbi_circuits.engines.poisson_table import poisson_table
 from sbi_circuits.engines.setup import Poisson
 from sbi_circuits.engines.translate import translate
 from sbi_circuits.errors import TranslationError, UnknownNameError
@@ -60,7 +61,7 @@ def test_single_precision_exponential_is_accurate() -> None:
 def test_poisson_inputs_have_the_binomial_distribution(rate: float, mode: int) -> None:
     """Mean and variance of the events of one neuron over 4000 steps x 50 neurons; bounds of 6 standard errors."""
     entry = Poisson("cells", "v", driven=50, sources=10, rate=rate, weight=1.0)
-    thresholds, guide, (first, driven, found) = _poisson_table(entry, DT)
+    thresholds, guide, (first, driven, found) = poisson_table(entry, DT)
     assert found == mode
     step = poisson_events if mode == 1 else poisson_counts
     words, header = new_stream((7, 8), 1)
@@ -71,6 +72,21 @@ def test_poisson_inputs_have_the_binomial_distribution(rate: float, mode: int) -
     assert abs(counts.mean() - 10 * p) < 6 * np.sqrt(10 * p / n)
     assert abs(counts.var() / (10 * p * (1 - p)) - 1) < 6 * np.sqrt(3 / n) + 0.02
     assert abs(counts.mean(0) - 10 * p).max() < 6 * np.sqrt(10 * p / 4000)
+
+
+@pytest.mark.parametrize(
+    ("driven", "sources", "rate"),
+    [(1440, 500, 2.0), (1, 1, 0.1), (100, 500, 0.1), (300, 50, 4000.0), (10, 3, 9999.9), (10, 3, 1e4), (9, 10**6, 3e3)],
+)
+def test_tabulated_counts_are_binomial_probabilities(driven: int, sources: int, rate: float) -> None:
+    """In units of 2^-32, in which a table ends where the next threshold would be the last word."""
+    thresholds, guide, (first, _, mode) = poisson_table(Poisson("cells", "v", driven, sources, rate, 1.0), DT, 10)
+    n, p = sources * (driven if mode == 1 else 1), rate * DT
+    exact = stats.binom.cdf(np.arange(first, first + len(thresholds)), n, p) * 2.0**32
+    assert np.abs(thresholds - exact).max() < 20
+    assert thresholds[-1] == 2**32 - 1 and (first == 0 or stats.binom.cdf(first - 1, n, p) * 2.0**32 < 1)
+    starts = (np.arange(2**10) << 22).astype(np.uint32)
+    assert np.array_equal(guide, np.searchsorted(thresholds, starts, side="right"))
 
 
 def test_the_same_kernel_serves_every_configuration_and_size() -> None:

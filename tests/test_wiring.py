@@ -1,11 +1,15 @@
 """Laws of the wiring rules: exact counts, no self loops, no pair twice, the stated probabilities."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import binom, chisquare
 
 from sbi_circuits.circuit import get_circuit
 from sbi_circuits.engines import Protocol
+from sbi_circuits.engines.intrinsics import log_of_word
+from sbi_circuits.engines.philox import new_stream, uniform
 from sbi_circuits.engines.setup import Setup, prepare
 from sbi_circuits.engines.wiring import Rows, draw_labels, draw_rows
 from sbi_circuits.errors import CircuitError
@@ -94,6 +98,36 @@ def test_independent_pairs_are_binomial(p: float, ends: tuple[str, str]) -> None
     total = sum(len(pairs(draw(Independent("p"), *ends, p=p, key=k))) for k in range(20))
     low, high = binom.interval(1 - 1e-6, 20 * possible, p) if 0 < p < 1 else (20 * possible * p,) * 2
     assert low <= total <= high
+
+
+def _plain_independent(p: float, sources: int, targets: int, same: bool, key: int) -> set[tuple[int, int]]:
+    """One logarithm and one division a synapse: what the fast loop stands for."""
+    words, header = new_stream((key, 2), 16)
+    width = targets - 1 if same else targets
+    position, found = -1, set()
+    while True:
+        position += 1 + (int(math.log(uniform(words, header)) / math.log1p(-p)) if p < 1 else 0)
+        if position >= sources * width:
+            return found
+        i, j = divmod(position, width)
+        found.add((i, j + (same and j >= i)))
+
+
+@each_end
+@pytest.mark.parametrize("p", [1e-5, 0.003, 0.2, 0.97, 1.0])
+def test_independent_pairs_are_those_of_the_plain_loop(p: float, ends: tuple[str, str]) -> None:
+    for key in range(5):
+        rows = draw(Independent("p"), *ends, p=p, key=key)
+        assert pairs(rows) == _plain_independent(p, SIZES[ends[0]], SIZES[ends[1]], ends[0] == ends[1], key)
+        assert len(rows.indptr) == SIZES[ends[0]] + 1 and rows.indptr[-1] == len(rows.targets)
+
+
+def test_logarithm_of_a_random_word() -> None:
+    ends, between = np.arange(2000), np.random.default_rng(0).integers(0, 2**32, 20_000)
+    words = np.concatenate([ends, 2**32 - 1 - ends, between])
+    exact = np.log((words.astype(np.longdouble) + 0.5) / np.longdouble(2) ** 32)
+    found = np.array([log_of_word(np.uint32(word)) for word in words])
+    assert np.abs(found / exact - 1).max() < 4e-16
 
 
 @pytest.mark.parametrize("rule", [Independent("p"), FixedTotal("p"), FixedIndegree("20")], ids=str)

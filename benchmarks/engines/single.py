@@ -33,6 +33,7 @@ CIRCUIT = "adex_clustered"
 CONFIGURATIONS = Path(__file__).with_name("configurations.toml")
 TARGETS = {RUNTIME: 60.0, STANDALONE: 6.0}  # how many times faster the kernel is to be, asynchronous state
 WHOLE = 2.0  # seconds of the check configuration, as in the published model's own check
+COMPILED = 1.102  # seconds that reach the second of the published route's two calls of `run`
 NEST_DURATION = 2.0  # seconds; NEST's near equivalent takes several seconds for each
 Timings = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -175,7 +176,7 @@ def _compile_published(engines: Sequence[str], repeats: int) -> None:
     if PUBLISHED in engines:
         with workers(PUBLISHED) as (worker,):
             for k in range(repeats):
-                worker.ask(do="whole", circuit=CIRCUIT, duration=0.01, index=k + 1)
+                worker.ask(do="whole", circuit=CIRCUIT, duration=COMPILED, index=k + 1)
 
 
 def measure_whole(options: Options) -> str:

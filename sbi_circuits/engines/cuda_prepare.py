@@ -11,7 +11,7 @@ from sbi_circuits.circuit import AllToAll, Circuit, FixedIndegree, FixedTotal, I
 from sbi_circuits.engines.base import Protocol, Simulation, failure
 from sbi_circuits.engines.cuda_columns import Columns
 from sbi_circuits.engines.cuda_stack import Piece, Prepared, Stack
-from sbi_circuits.engines.kernel_numba import _poisson_table as poisson_table
+from sbi_circuits.engines.poisson_table import poisson_table
 from sbi_circuits.engines.setup import Poisson, Setup, prepare, timestep
 from sbi_circuits.engines.signal_source import readout_invariants
 from sbi_circuits.engines.synapses import Synapses

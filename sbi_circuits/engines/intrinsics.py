@@ -18,6 +18,8 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _C1, _C2, _C3 = np.float32(0.99999971), np.float32(0.49999148), np.float32(0.16667638)
 _C4, _C5 = np.float32(0.04189816), np.float32(0.00829027)
 _ONE, _HALF = np.float32(1.0), np.float32(0.5)
+_LN2 = math.log(2.0)
+_SQRT_HALF = int(np.float64(math.sqrt(0.5)).view(np.int64))
 # Outside these bounds the result would not be a normal number of single precision.
 LOWEST, HIGHEST = -87.0, 88.0
 _LOWEST, _HIGHEST = np.float32(LOWEST), np.float32(HIGHEST)
@@ -56,6 +58,45 @@ def exp_single(x):  # type: ignore[no-untyped-def]
 def exp_double(x):  # type: ignore[no-untyped-def]
     """exp of a float64."""
     return math.exp(x)
+
+
+@intrinsic
+def _bits_of(typingctx: Any, value: Any) -> Any:
+    """Reinterpret a float64 as an int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.int64(types.float64), codegen
+
+
+@intrinsic
+def _from_bits(typingctx: Any, bits: Any) -> Any:
+    """Reinterpret an int64 as a float64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), codegen
+
+
+@njit(cache=True, inline="always")
+def log_of_word(word):  # type: ignore[no-untyped-def]
+    """log((word + 1/2) / 2^32) of a random word below 2^32, as float64; relative error below 3e-16.
+
+    Without a call, so that a loop over words vectorises: log f = 2 atanh((f - 1)/(f + 1)) of a mantissa f between
+    sqrt(1/2) and sqrt(2), by its series.
+    """
+    bits = _bits_of(np.float64(word) + 0.5)
+    # The exponent grows by one where the mantissa is above sqrt(2), which is then halved.
+    exponent = (bits - _SQRT_HALF) >> 52
+    t = _from_bits(bits - (exponent << 52))
+    t = (t - 1.0) / (t + 1.0)
+    s = t * t
+    series = 1.0 / 21.0
+    for k in range(19, 0, -2):
+        series = series * s + 1.0 / k
+    return np.float64(np.int32(exponent) - np.int32(32)) * _LN2 + 2.0 * t * series
 
 
 @intrinsic

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtr, bdtrik
 
 from sbi_circuits.circuit import Circuit, EarlyStop, EdgeList, Explicit, Projection
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
@@ -23,7 +22,8 @@ from sbi_circuits.engines.kernel_parts import DIVERGED, OK, SATURATED, SILENT
 from sbi_circuits.engines.kernel_rows import join
 from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream
-from sbi_circuits.engines.setup import Cells, Poisson, Setup, prepare, timestep
+from sbi_circuits.engines.poisson_table import poisson_table
+from sbi_circuits.engines.setup import Cells, Setup, prepare, timestep
 from sbi_circuits.engines.signal_source import signal_arguments
 from sbi_circuits.engines.signals import as_signals, chosen_readouts, sampling
 from sbi_circuits.engines.synapse_source import uses_plain_delivery
@@ -44,11 +44,6 @@ _HELPERS = (
 )  # fmt: skip
 # Neurons of two interleaved 512-bit vectors of single precision, and bytes of a cache line.
 _PADDING, _LINE = 32, 64
-# Above this many events per neuron and step, a count per neuron is cheaper than single events.
-_DENSE_EVENTS = 0.7
-# Above this probability of an event per source and step, spreading a sum evenly over neurons would show: it makes
-# the variance of one neuron's count larger by 1/(1 - p) than Brian2's binomial.
-_RARE = 0.01
 # Entries of the guide into a table of counts, as a power of two: so many that few of them hold a threshold.
 _GUIDE_BITS = 12
 
@@ -285,7 +280,7 @@ class _Arguments:
         return (indptr if projection.random_delay else indptr[0]), targets
 
     def _poisson(self) -> dict[str, Any]:
-        tables = [_poisson_table(p, self.setup.dt, _GUIDE_BITS) for p in self.setup.poisson]
+        tables = [poisson_table(p, self.setup.dt, _GUIDE_BITS) for p in self.setup.poisson]
         words, header = new_stream(self.setup.keys, _POISSON_STREAM)
         return {
             "poisson": tuple((t[0], t[1]) for t in tables),
@@ -313,31 +308,6 @@ class _Arguments:
         slots = np.full(self.setup.total_cells, -1, dtype=np.int32)
         slots[self.setup.recorded] = np.arange(len(self.setup.recorded))
         return tuple(np.split(slots, np.cumsum(self.sizes)[:-1]))
-
-
-def _poisson_table(
-    entry: Poisson, dt: float, guide_bits: int = 8
-) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
-    """Tabulated binomial number of events a step: thresholds, guide, (first count, driven neurons, mode).
-
-    Brian2's PoissonInput draws Binomial(sources, rate dt) per neuron; their sum over neurons is binomial too.
-    Mode 0 is no input, 1 single events over the population, 2 a count per neuron.
-    """
-    p = entry.rate * dt
-    if p > 1:
-        raise CircuitError(f"input to {entry.target}: rate {entry.rate:g} Hz is above 1/dt")
-    mode = 2 if entry.sources * p > _DENSE_EVENTS or p > _RARE else 1
-    n = entry.sources * (entry.driven if mode == 1 else 1)
-    if n == 0 or p == 0.0 or entry.driven == 0:
-        return np.zeros(1, dtype=np.uint32), np.zeros(2**guide_bits, dtype=np.int32), (0, max(entry.driven, 1), 0)
-    # Words below 2**-32 of either tail do not exist; the table ends there.
-    first = max(int(bdtrik(1e-11, n, p)) - 1, 0) if p < 1 else n
-    last = min(int(n * p + 12.0 * np.sqrt(n * p * (1 - p)) + 40.0), n)
-    cumulative = bdtr(np.arange(first, last + 1).astype(float), n, p)
-    thresholds = np.minimum(np.ceil(cumulative * 2.0**32), 2.0**32 - 1).astype(np.uint32)
-    starts = (np.arange(2**guide_bits) << (32 - guide_bits)).astype(np.uint32)
-    guide = np.searchsorted(thresholds, starts, side="right").astype(np.int32)
-    return thresholds, guide, (first, entry.driven, mode)
 
 
 def _recording(setup: Setup, protocol: Protocol, kept: _Arguments, cells: np.ndarray, steps: np.ndarray) -> Recording:

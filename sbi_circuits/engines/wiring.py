@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit
 
 from sbi_circuits.circuit import Circuit, Projection
-from sbi_circuits.engines.philox import new_stream, philox, uniform
+from sbi_circuits.engines.intrinsics import log_of_word
+from sbi_circuits.engines.philox import WORDS, new_stream, philox, refill
 from sbi_circuits.engines.wiring_total import fixed_total
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.seeds import generator
@@ -141,30 +142,43 @@ def _listed(projection: Projection, i: np.ndarray, j: np.ndarray, order: np.ndar
 def _independent(p, sources, targets, same, words, header):  # type: ignore[no-untyped-def]
     """Bernoulli pairs by geometric jumps over the flattened matrix, the diagonal left out."""
     width = targets - 1 if same else targets
-    total = sources * width
-    expected = total * p
+    expected = sources * width * p
     found = np.empty(int(expected + 8.0 * np.sqrt(expected + 1.0)) + 64, dtype=np.int32)
     indptr = np.zeros(sources + 1, dtype=np.int64)
-    scale = -1.0 / np.log1p(-p) if 0.0 < p < 1.0 else 0.0
-    position = np.int64(-1) if p > 0.0 else np.int64(total)
-    n = 0
-    while True:
-        jump = np.int64(-np.log(uniform(words, header)) * scale) if p < 1.0 else np.int64(0)
-        position += 1 + jump
-        if position >= total:
-            break
-        i = position // width
-        j = position - i * width
-        if same and j >= i:
-            j += 1
-        if n == len(found):
-            grown = np.empty(2 * n, dtype=np.int32)
-            grown[:n] = found
-            found = grown
-        found[n] = j
-        n += 1
-        indptr[i + 1] += 1
-    return np.cumsum(indptr), found[:n]
+    scale = 1.0 / np.log1p(-p) if 0.0 < p < 1.0 else 0.0
+    jumps = np.empty(WORDS)
+    # Source, and the place in its row where the last synapse was.
+    i, place, n = 0 if p > 0.0 else sources, np.int64(-1), 0
+    while i < sources:
+        refill(words, header)
+        _jumps(words, scale, jumps)
+        if n + WORDS > len(found):
+            found = _longer(found, n)
+        for jump in jumps:
+            place += 1 + np.int64(jump)
+            while place >= width and i < sources:
+                place -= width
+                i += 1
+                indptr[i] = n
+            if i == sources:
+                break
+            found[n] = place + np.int64(same and place >= i)
+            n += 1
+    return indptr, found[:n]
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _jumps(words, scale, jumps):  # type: ignore[no-untyped-def]
+    """Pairs without a synapse before the next one, not yet rounded down; a loop of its own, so that it vectorises."""
+    for k in range(WORDS):
+        jumps[k] = log_of_word(words[k]) * scale
+
+
+@njit(cache=True)
+def _longer(found, n):  # type: ignore[no-untyped-def]
+    grown = np.empty(2 * len(found) + WORDS, dtype=np.int32)
+    grown[:n] = found[:n]
+    return grown
 
 
 @njit(cache=True)

@@ -62,11 +62,16 @@ def _masks(labels: np.ndarray) -> np.ndarray:
 
     Two neurons share a label where they agree in the same draw, so each draw has bits of its own.
     """
-    count = int(labels.max()) + 1
-    masks = np.zeros(((count * len(labels) - 1) // 64 + 1, labels.shape[1]), dtype=np.uint64)
-    for d, row in enumerate(labels):
-        bit = (row + d * count).astype(np.uint64)
-        masks[bit >> np.uint64(6), np.arange(len(row))] |= _ONE << (bit & _LOW)
+    return _mark(labels, int(labels.max()) + 1)
+
+
+@njit(cache=True)
+def _mark(labels, count):  # type: ignore[no-untyped-def]
+    masks = np.zeros(((count * labels.shape[0] - 1) // 64 + 1, labels.shape[1]), dtype=np.uint64)
+    for d in range(labels.shape[0]):
+        for i in range(labels.shape[1]):
+            bit = np.uint64(labels[d, i] + d * count)
+            masks[bit >> np.uint64(6), i] |= _ONE << (bit & _LOW)
     return masks
 
 
@@ -101,6 +106,27 @@ def _sharing(masks: np.ndarray) -> int:
     return int(counts @ share @ counts) - masks.shape[1]
 
 
+@njit(cache=True)
+def _candidates(words, sources, targets, same, masks, which, width, place):  # type: ignore[no-untyped-def]
+    """Pairs of the class among the pairs that a buffer of words names; returns how many.
+
+    `place` takes the position of each pair in the bitmap, in bits. Without branches: whether a pair is of the class
+    cannot be foreseen.
+    """
+    n, row = 0, masks[0]
+    for k in range(np.uint64(0), np.uint64(WORDS), np.uint64(2)):
+        i = (np.uint64(words[k]) * np.uint64(sources)) >> _SHIFT
+        j = (np.uint64(words[k + _ONE]) * np.uint64(targets)) >> _SHIFT
+        place[n] = i * width + j
+        if which == 0:
+            n += np.int64((not same) | (i != j))
+        elif masks.shape[0] == 1:
+            n += np.int64((((row[i] & row[j]) != 0) == (which == 1)) & ((not same) | (i != j)))
+        else:
+            n += np.int64(_is_in(masks, which, same, i, j))
+    return n
+
+
 @njit(cache=True, inline="always")
 def _is_in(masks, which, same, i, j):  # type: ignore[no-untyped-def]
     share = False
@@ -114,20 +140,17 @@ def _is_in(masks, which, same, i, j):  # type: ignore[no-untyped-def]
 def _draw(draws, sources, targets, same, masks, which, words, header):  # type: ignore[no-untyped-def]
     """Bitmap (sources, words of 64 targets) with `draws` bits of the class set."""
     bitmap = np.zeros((sources, (targets + 63) // 64), dtype=np.uint64)
-    flat = bitmap.reshape(-1)
-    width = np.uint64(bitmap.shape[1])
+    flat, place = bitmap.reshape(-1), np.empty(WORDS // 2, dtype=np.uint64)
+    width = np.uint64(64 * bitmap.shape[1])
     while draws > 0:
         refill(words, header)
-        k = np.uint64(0)
-        while k < np.uint64(WORDS) and draws > 0:
-            i = (np.uint64(words[k]) * np.uint64(sources)) >> _SHIFT
-            j = (np.uint64(words[k + _ONE]) * np.uint64(targets)) >> _SHIFT
-            k += np.uint64(2)
-            word, bit = i * width + (j >> np.uint64(6)), j & _LOW
-            # Without a branch: whether a pair is kept cannot be foreseen.
-            new = np.uint64(_is_in(masks, which, same, i, j)) & (~(flat[word] >> bit))
+        for c in range(_candidates(words, sources, targets, same, masks, which, width, place)):
+            word, bit = place[c] >> np.uint64(6), place[c] & _LOW
+            new = ~(flat[word] >> bit) & _ONE
             flat[word] |= new << bit
             draws -= np.int64(new)
+            if draws == 0:
+                break
     return bitmap
 
 
