@@ -29,6 +29,7 @@ from sbi_circuits.engines.signals import as_signals, chosen_readouts, sampling
 from sbi_circuits.engines.synapse_source import uses_plain_delivery
 from sbi_circuits.engines.synapses import Synapses
 from sbi_circuits.engines.translate import Translation, translate
+from sbi_circuits.engines.update_source import vector_registers
 from sbi_circuits.errors import CircuitError, UnknownNameError
 from sbi_circuits.recording import COUNT_BIN, IntervalMoments, Outcome, PopulationCounts, Recording, Signal
 from sbi_circuits.units import evaluate
@@ -128,11 +129,13 @@ def _set_vectoriser() -> None:
     """Options of LLVM's loop vectoriser, for everything this process compiles from now on.
 
     By default it gives up above eight run-time overlap checks between arrays, and does not interleave a loop
-    that needs many registers, although two independent vectors hide the latency of the long update.
+    that needs many registers, although two independent vectors hide the latency of the long update. With
+    16 registers two vectors are slower than one: most of what they need has to be fetched again.
     """
     import llvmlite.binding
 
-    for option in ("-runtime-memory-check-threshold=200", "-force-vector-interleave=2"):
+    interleave = 2 if vector_registers() >= 32 else 1
+    for option in ("-runtime-memory-check-threshold=200", f"-force-vector-interleave={interleave}"):
         llvmlite.binding.set_option("sbi_circuits", option)
 
 

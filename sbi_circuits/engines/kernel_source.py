@@ -8,9 +8,9 @@ from sbi_circuits.circuit import Circuit, PoissonInput
 from sbi_circuits.engines import synapse_source
 from sbi_circuits.engines.coupling import Coupling
 from sbi_circuits.engines.delivery_source import delivery_functions, delivery_lines, fetch_lines, unpack_lines
-from sbi_circuits.engines.printer import constants, show
 from sbi_circuits.engines.signal_source import signal_functions, signal_lines, signal_names
 from sbi_circuits.engines.translate import Statement, Translation
+from sbi_circuits.engines.update_source import early_values, reset_function, update_function
 
 _HEADER = '''"""Kernel of the circuit {name!r}, generated from its equations; precision {real}."""
 
@@ -19,7 +19,7 @@ import math
 import numpy as np
 from numba import njit
 
-from sbi_circuits.engines.intrinsics import exp_bounded, exp_double, exp_single
+from sbi_circuits.engines.intrinsics import align_stack, exp_bounded, exp_double, exp_single
 from sbi_circuits.engines.kernel_parts import (
     DIVERGED, LOG, OK, SATURATED, SILENT, all_finite, deliver, gather, hold, keep_held, log_spikes, note_intervals,
     note_spikes, poisson_counts, poisson_events, prefetch_rows, restore_held,
@@ -47,8 +47,8 @@ def kernel_source(circuit: Circuit, parts: tuple[Translation, ...], single: bool
     real, flags = ("float32", _SINGLE_FLAGS) if single else ("float64", "False")
     imports = "".join(f"{line}\n" for line in synapse_source.imports(circuit, parts, links))
     header = _HEADER.format(name=circuit.name, real=real, flags=flags, imports=imports)
-    updates = [_update(k, part, single) for k, part in enumerate(parts)]
-    resets = [_reset(k, part, single) for k, part in enumerate(parts) if part.threshold]
+    updates = [update_function(k, part, single) for k, part in enumerate(parts)]
+    resets = [reset_function(k, part, single) for k, part in enumerate(parts) if part.threshold]
     joints = [*synapse_source.functions(links, single), *signal_functions(circuit, parts, single)]
     deliveries = delivery_functions(circuit, single)
     return "\n\n".join([header, *updates, *resets, *deliveries, *joints, _run(circuit, parts, links, single)]) + "\n"
@@ -56,55 +56,6 @@ def kernel_source(circuit: Circuit, parts: tuple[Translation, ...], single: bool
 
 # Arrays of the kernel that exist once per population.
 _PER_POPULATION = ("until", "fired", "ring", "K", "shared", "last", "number", "total", "squared", "slots")
-
-
-def _update(number: int, part: Translation, single: bool) -> str:
-    """State update and threshold of one population, over all its neurons."""
-    names = [*part.variables, *(f"s_{n}" for n in part.shared)]
-    expressions = [s.expression for s in part.update] + ([part.threshold] if part.threshold else [])
-    lines = [
-        "@njit(cache=True, fastmath=FLAGS, error_model='numpy')",
-        f"def update_{number}({', '.join('a_' + n for n in (*part.variables, *part.noise))}"
-        f"{''.join(', ' + n for n in part.shared)}, until, fired, step, t, K):",
-        *constants(expressions),
-        "    count = np.int32(0)",
-        f"    for i in range({_length(names)}):",
-    ]
-    lines += [f"        {v} = a_{v}[i]" for v in (*part.variables, *part.noise)]
-    lines.append("        active = until[i] <= step")
-    lines.append("        not_refractory = active")
-    lines += [f"        {s.target} = {show(s.expression, single, part.invariants)}" for s in part.update]
-    for v in part.updated:
-        lines.append(f"        {v} = _{v} if active else {v}" if v in part.held else f"        {v} = _{v}")
-        lines.append(f"        a_{v}[i] = {v}")
-    if part.threshold:
-        lines.append(f"        spike = ({show(part.threshold, single, part.invariants)}) & active")
-        # 32 bits, as wide as the state, so that one vector holds as many flags and counts as values.
-        lines.append("        fired[i] = np.int32(-1) if spike else np.int32(0)")
-        lines.append("        count = np.int32(count + spike)")
-    lines.append("    return count")
-    return "\n".join(lines)
-
-
-def _length(names: list[str]) -> str:
-    return f"a_{names[0]}.shape[0]"
-
-
-def _reset(number: int, part: Translation, single: bool) -> str:
-    """Reset of the neurons that spiked."""
-    lines = [
-        "@njit(cache=True, fastmath=FLAGS, error_model='numpy')",
-        f"def reset_{number}({', '.join('a_' + n for n in part.variables)}"
-        f"{''.join(', ' + n for n in part.shared)}, ring, now, count, t, K):",
-        *constants(s.expression for s in part.reset),
-        "    for s in range(count):",
-        "        i = ring[now, s]",
-    ]
-    lines += [f"        {v} = a_{v}[i]" for v in part.variables]
-    for statement in part.reset:
-        lines.append(f"        {statement.target} = {show(statement.expression, single, part.invariants)}")
-        lines.append(f"        a_{statement.target}[i] = {statement.target}")
-    return "\n".join(lines)
 
 
 def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coupling], single: bool) -> str:
@@ -129,7 +80,9 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
     lines += signal_lines(circuit, parts, single)
     numbers = synapse_source.noise_numbers(parts)
     for k, (part, population) in enumerate(zip(parts, circuit.populations, strict=True)):
-        lines += _state_lines(k, part, [f"noise_{m}" for m in numbers[k]], population.refractory_varies)
+        more = [f"early_{k}_{n}" for n in range(len(early_values(part, single).values))]
+        more = [*(f"noise_{m}" for m in numbers[k]), *more]
+        lines += _state_lines(k, part, more, population.refractory_varies)
         lines += fetch_lines(k, circuit, parts, single)
     lines += synapse_source.after_update(parts, links)
     held = _held_rows(circuit, parts)
@@ -152,6 +105,8 @@ def _unpack_lines(circuit: Circuit, parts: tuple[Translation, ...], single: bool
     for k, part in enumerate(parts):
         lines += [f"    {name}_{k} = {name}[{k}]" for name in _PER_POPULATION]
         lines += [f"    state_{k}_{row} = state[{k}][{row}]" for row in range(len(part.variables))]
+        early = range(len(early_values(part, single).values))
+        lines += [f"    early_{k}_{n} = np.empty_like(state_{k}_0)" for n in early]
         lines.append(f"    log_{k}, logged_{k} = np.empty((2, LOG + sizes[{k}]), np.int32), 0")
     for k in range(len(circuit.projections)):
         lines.append(f"    indptr_{k}, targets_{k} = indptr[{k}], targets[{k}]")
