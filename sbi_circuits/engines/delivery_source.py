@@ -74,9 +74,10 @@ def unpack_lines(circuit: Circuit, single: bool) -> list[str]:
     lines = [f"    bits_{k} = bits[{k}]" for k in _plain(circuit)]
     lines += [f"    stack_{g}, factors_{g} = stack[{g}], factors[{g}]" for g in range(len(delivery_groups(circuit)))]
     for g, members in enumerate(joined_groups(circuit)):
-        most = ", ".join(f"enough[{k}]" for k in members)
+        # From this number of spikes on none of the projections that have synapses is delivered by lists.
+        most = ", ".join(f"enough[{k}] if len(targets_{k}) > 0 else 0" for k in members)
         lines.append(f"    starts_{g}, joined_{g} = joined[{g}]")
-        lines.append(f"    most_{g} = max({most})" if len(members) > 1 else f"    most_{g} = {most}")
+        lines.append(f"    most_{g} = max(0, {most})")
     return lines
 
 
