@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from sbi_circuits.circuit import Circuit, Independent, Population, Projection, Record
-from sbi_circuits.engines import Protocol, kernel_numba
+from sbi_circuits.engines import Protocol, kernel_dense, kernel_numba, kernel_rows
 from sbi_circuits.engines.delivery_source import joined_groups
 from sbi_circuits.engines.kernel_numba import NumbaEngine
 from sbi_circuits.engines.kernel_parts import LINE, LOG, gather
-from sbi_circuits.engines.kernel_rows import add_row, join, prefetch_arrivals
+from sbi_circuits.engines.kernel_rows import AHEAD, add_row, deliver_packed, join, pack, packed_bits, prefetch_arrivals
 from sbi_circuits.prior import Parameter, Prior
 
 SOURCES = 50
@@ -41,6 +41,35 @@ def test_no_synapses_and_no_sources_can_be_joined():
     prefetch_arrivals(starts, targets, 2, np.zeros((1, SOURCES), dtype=np.int32), 0, SOURCES)
     starts, targets = join([(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint16))] * 2)
     assert len(starts) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, SOURCES])
+def test_packed_rows_add_what_every_projection_does(count):
+    """Law: three projections, some sources without synapses in one of them; whole weights, so that sums are exact."""
+    sizes, places, weights = (300, 300, 40), (400, 0, 700), np.array([2, 3, 5], dtype=np.float32)
+    matrices, rows = zip(*(_rows(n, p, n) for n, p in zip(sizes, (0.05, 0.2, 0.01), strict=True)), strict=True)
+    bits = packed_bits(rows, places)
+    assert bits == 10
+    starts, entries, amounts = pack(rows, places, weights, bits)
+    heard, expected = np.zeros(1024, dtype=np.float32), np.zeros(1024)
+    ring = np.random.default_rng(3).permutation(SOURCES)[None, :].astype(np.int32)
+    assert count <= AHEAD or count == SOURCES
+    deliver_packed(starts, entries, amounts, bits, ring, 0, count, heard)
+    for matrix, size, place, weight in zip(matrices, sizes, places, weights, strict=True):
+        expected[place : place + size] += weight * matrix[ring[0, :count]].sum(0)
+    assert np.array_equal(heard, expected) and (count == 0) == (not heard.any())
+
+
+def test_rows_are_packed_where_it_pays_and_16_bits_suffice():
+    _, thin = _rows(300, 0.1, 0)
+    _, long = _rows(300, 0.95, 0)
+    empty = (np.zeros(SOURCES + 1, dtype=np.int64), np.zeros(0, dtype=np.uint16))
+    assert packed_bits([thin, thin], [0, 300]) == 10
+    assert packed_bits([thin, empty], [0, 300]) == 0, "one loop"
+    assert packed_bits([long, long], [0, 300]) == 0, "long rows"
+    assert packed_bits([thin, thin], [0, 16_000]) == 14
+    assert packed_bits([thin, thin], [0, 17_000]) == 0, "15 bits leave one, which tells two from nothing no more"
+    assert packed_bits([thin, thin, thin, thin], [0, 16_000, 0, 0]) == 0, "four projections and nothing need three bits"
 
 
 @pytest.mark.parametrize("length", [0, 1, LINE, 2 * LINE, 2 * LINE + 1, 5 * LINE + 3])
@@ -88,8 +117,11 @@ def _echo(delays: tuple[str, ...]) -> Circuit:
         (("0*ms", "0.5*ms", "0*ms", "0.3*ms", "0*ms"), ((0, 2), (1,), (3,), (4,))),
     ],
 )  # fmt: skip
-def test_joined_rows_deliver_what_single_rows_do(delays, groups):
+@pytest.mark.parametrize("way", ["packed", "lists", "planes"])
+def test_joined_rows_deliver_what_single_rows_do(delays, groups, way, monkeypatch):
     """Law: in double precision projections are delivered one by one, and here no sum is rounded in either."""
+    monkeypatch.setattr(kernel_dense, "_HAS_MASKS", way == "planes")
+    monkeypatch.setattr(kernel_rows, "_LONG", 128 if way == "packed" else 0)
     circuit = _echo(delays)
     assert joined_groups(circuit) == groups
     protocol = Protocol(0.2, record=Record(spikes=-1, counts=True, moments=True), early_stop=False)
@@ -104,17 +136,21 @@ def test_joined_rows_deliver_what_single_rows_do(delays, groups):
         assert np.array_equal(single.counts[name].values, counts.values)
 
 
-def test_negative_control_a_lost_synapse_is_seen(monkeypatch):
+@pytest.mark.parametrize("way", ["packed", "lists"])
+def test_negative_control_a_lost_synapse_is_seen(way, monkeypatch):
+    monkeypatch.setattr(kernel_dense, "_HAS_MASKS", False)
+    monkeypatch.setattr(kernel_rows, "_LONG", 128 if way == "packed" else 0)
     circuit = dataclasses.replace(_echo(("0*ms",) * 5), name="echo_lost")
     protocol = Protocol(0.2, record=Record(spikes=-1), early_stop=False)
     expected = NumbaEngine("double").run(circuit, circuit.default_theta(), protocol, 1, 0).recording
 
-    def one_lost(rows):
-        starts, targets = join(rows)
-        starts[1] -= 1
-        return starts, targets
+    def one_lost(rows, *more):
+        found = (pack if more else join)(rows, *more)
+        found[0][1] -= 4
+        return found
 
     monkeypatch.setattr(kernel_numba, "join", one_lost)
+    monkeypatch.setattr(kernel_numba, "pack", one_lost)
     found = NumbaEngine().run(circuit, circuit.default_theta(), protocol, 1, 0).recording
     assert not np.array_equal(found.times, expected.times)
 

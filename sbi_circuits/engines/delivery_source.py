@@ -76,7 +76,7 @@ def unpack_lines(circuit: Circuit, single: bool) -> list[str]:
     for g, members in enumerate(joined_groups(circuit)):
         # From this number of spikes on none of the projections that have synapses is delivered by lists.
         most = ", ".join(f"enough[{k}] if len(targets_{k}) > 0 else 0" for k in members)
-        lines.append(f"    starts_{g}, joined_{g} = joined[{g}]")
+        lines.append(f"    starts_{g}, joined_{g}, amounts_{g}, heard_{g} = joined[{g}]")
         lines.append(f"    most_{g} = max(0, {most})")
     return lines
 
@@ -93,7 +93,7 @@ def fetch_lines(source: int, circuit: Circuit, parts: Parts, single: bool) -> li
             lines.append(f"            prefetch_rows(indptr_{members[0]}, targets_{members[0]}, {spikes})")
             continue
         lines.append(f"            if arrived < most_{g}:")
-        lines.append(f"                prefetch_arrivals(starts_{g}, joined_{g}, {len(members)}, {spikes})")
+        lines.append(f"                prefetch_arrivals(starts_{g}, joined_{g}, layout[{g}, 1], {spikes})")
         for k in members:
             lines.append(f"            if arrived >= enough[{k}]:")
             lines.append(f"                prefetch_bits(bits_{k}, {spikes})")
@@ -139,7 +139,9 @@ def _joined_lines(g: int, members: tuple[int, ...], circuit: Circuit, parts: Par
     variables = ", ".join(_variable(k, circuit, parts) for k in members)
     lines = [
         *_arrivals(members[0], source),
-        f"            if arrived < most_{g}:",
+        f"            if layout[{g}, 0] > 0:",
+        f"                deliver_packed(starts_{g}, joined_{g}, amounts_{g}, layout[{g}, 0], {spikes}, heard_{g})",
+        f"            elif arrived < most_{g}:",
         f"                deliver_{g}(starts_{g}, joined_{g}, enough, weight, {spikes}, {variables})",
     ]
     for k in members:

@@ -28,7 +28,7 @@ _MASK = ir.VectorType(ir.IntType(1), _LANES)
 # Targets of the spikes of a step, for each word of a row, from which planes are faster than lists (measured); wiring
 # with fewer targets than the second in a word would take more memory as bits than as lists, and rarely pay.
 _EVENTS_PER_WORD, _LEAST_PER_WORD = 7.0, 1.0
-_NEVER = 2**31
+NEVER = 2**31
 # Without masked addition the planes are no faster than lists.
 _HAS_MASKS = bool(binding.get_host_cpu_features().get("avx512bw", False))
 
@@ -269,7 +269,7 @@ def dense_arguments(
 
 
 def _no_bits() -> tuple[np.ndarray, int]:
-    return np.zeros((0, VECTOR_WORDS), dtype=np.uint64), _NEVER
+    return np.zeros((0, VECTOR_WORDS), dtype=np.uint64), NEVER
 
 
 def _row_bits(indptr: np.ndarray, targets: np.ndarray, words: int) -> tuple[np.ndarray, int]:

@@ -16,10 +16,10 @@ from sbi_circuits.circuit import Circuit, EarlyStop, EdgeList, Explicit, Project
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
 from sbi_circuits.engines.coupling import Coupling, couplings
 from sbi_circuits.engines.delivery_source import delivery_groups, joined_groups
-from sbi_circuits.engines.kernel_dense import dense_arguments
+from sbi_circuits.engines.kernel_dense import NEVER, dense_arguments
 from sbi_circuits.engines.kernel_extras import extra_arguments
 from sbi_circuits.engines.kernel_parts import DIVERGED, OK, SATURATED, SILENT
-from sbi_circuits.engines.kernel_rows import join
+from sbi_circuits.engines.kernel_rows import join, pack, packed_bits
 from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream
 from sbi_circuits.engines.poisson_table import poisson_table
@@ -169,6 +169,10 @@ class _Arguments:
         self.depth = 1 + max((int(s.delays[-1]) for s in setup.synapses), default=0)
         self.record = protocol.record
         self.sizes = [c.size for c in setup.cells]
+        lengths = [len(p.variables) * _padded(n) for p, n in zip(parts, self.sizes, strict=True)]
+        # One array for the state of all populations, as packed rows count places in it.
+        self.starts = [int(start) for start in np.cumsum([0, *lengths])]
+        self.values = _aligned((self.starts[-1],), real)
         self.bins_per_step = setup.dt / COUNT_BIN
         self.whole_bins = int((setup.steps - setup.warmup_steps) * self.bins_per_step + 1e-6)
         # The steps after the last whole bin have a bin of their own, which is not kept.
@@ -213,9 +217,9 @@ class _Arguments:
         return extra | self.sampled
 
     def _state(self) -> dict[str, Any]:
-        depth = self.depth
+        depth, cells = self.depth, self.setup.cells
         return {
-            "state": tuple(self._initial(c, p) for c, p in zip(self.setup.cells, self.parts, strict=True)),
+            "state": tuple(self._initial(k, c, p) for k, (c, p) in enumerate(zip(cells, self.parts, strict=True))),
             "until": tuple(_until(n) for n in self.sizes),
             "fired": tuple(_aligned((_padded(n),), np.int32) for n in self.sizes),
             "ring": tuple(np.zeros((depth, n), dtype=np.int32) for n in self.sizes),
@@ -224,8 +228,8 @@ class _Arguments:
             "shared": tuple(self._shared(p) for p in self.parts),
         }
 
-    def _initial(self, cells: Cells, part: Translation) -> np.ndarray:
-        state = _aligned((len(part.variables), _padded(cells.size)), self.real)
+    def _initial(self, k: int, cells: Cells, part: Translation) -> np.ndarray:
+        state = self.values[self.starts[k] : self.starts[k + 1]].reshape(len(part.variables), -1)
         for row, name in enumerate(part.variables):
             if name in cells.initial:
                 state[row, : cells.size] = cells.initial[name]
@@ -259,10 +263,33 @@ class _Arguments:
                 delay[k] = found.delay_steps
                 weight[k] = found.increments[0] if uses_plain_delivery(projection) else 0.0
             rows.append(self._rows(projection, found))
-        groups = joined_groups(self.circuit) if self.real is np.float32 else ()
-        joined = tuple(join([rows[k] for k in members]) for members in groups)
-        return {"indptr": tuple(r[0] for r in rows), "targets": tuple(r[1] for r in rows), "joined": joined,
-                "weight": weight, "delay": delay, **self._dense(rows)}  # fmt: skip
+        dense = self._dense(rows)
+        return {"indptr": tuple(r[0] for r in rows), "targets": tuple(r[1] for r in rows), "weight": weight,
+                "delay": delay, **dense, **self._joined(rows, weight, dense["enough"])}  # fmt: skip
+
+    def _joined(self, rows: list[tuple[np.ndarray, np.ndarray]], weight: np.ndarray, enough: np.ndarray
+                ) -> dict[str, Any]:  # fmt: skip
+        """Rows side by side, packed where it pays; in double precision spikes are added one by one, as Brian2 does."""
+        joined, layout = [], []
+        for members in joined_groups(self.circuit) if self.real is np.float32 else ():
+            chosen, places = [rows[k] for k in members], [self._place(k) for k in members]
+            first = min(places)
+            places = [place - first for place in places]
+            bits = 0 if (enough[list(members)] < NEVER).any() else packed_bits(chosen, places)
+            if bits:
+                starts, targets, amounts = pack(chosen, places, weight[list(members)], bits)
+                joined.append((starts, targets, amounts, self.values[first:]))
+            else:
+                joined.append((*join(chosen), np.zeros(1, dtype=self.real), self.values[:1]))
+            layout.append((bits, 1 if bits else len(members)))
+        return {"joined": tuple(joined), "layout": np.array(layout, dtype=np.int64).reshape(-1, 2)}
+
+    def _place(self, k: int) -> int:
+        """Where in the state of all populations the variable lies that spikes of a projection add to."""
+        projection, names = self.circuit.projections[k], [p.name for p in self.parts]
+        target = names.index(projection.target)
+        row = self.parts[target].variables.index(projection.effects[0][0])
+        return self.starts[target] + row * _padded(self.sizes[target])
 
     def _dense(self, rows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
         """Arrays of the delivery by planes; in double precision spikes are added one by one, as Brian2 does."""

@@ -25,7 +25,7 @@ from sbi_circuits.engines.kernel_parts import (
     note_spikes, poisson_counts, poisson_events, prefetch_rows, restore_held,
 )
 from sbi_circuits.engines.kernel_dense import expand, prefetch_bits, tally
-from sbi_circuits.engines.kernel_rows import AHEAD, LINES, add_row, prefetch_arrivals, prefetch_row
+from sbi_circuits.engines.kernel_rows import AHEAD, LINES, add_row, deliver_packed, prefetch_arrivals, prefetch_row
 {imports}
 real = np.{real}
 ONE, ZERO = real(1.0), real(0.0)
@@ -65,7 +65,7 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
     lines = [
         "@njit(cache=True, error_model='numpy', nogil=True)",
         "def run(steps, warmup, bins_per_step, dt, sizes, refractory, state, until, fired, ring, ring_count, K,",
-        "        shared, indptr, targets, joined, weight, delay, bits, enough, stack, factors,",
+        "        shared, indptr, targets, joined, layout, weight, delay, bits, enough, stack, factors,",
         "        poisson, poisson_weight, poisson_size, words, header,",
         f"        rule, rule_levels, keep, counts, last, number, total, squared, slots{extra}):",
         "    depth = ring_count.shape[1]",
