@@ -4,9 +4,9 @@ Counted per simulated second, from the circuit's own equations and the activity 
 
 - state update, every neuron and step: the arithmetic operations of the update and threshold expressions as the
   kernel sees them, after constants are folded, plus 2 for the refractory test (`adex_clustered`: `operations` finds
-  49, of which 19 are the exponential: 2 to clip, 3 to reduce the argument with the rounding, 11 for the polynomial,
+  49, of which 19 are the exponential: 2 to clip, 4 to reduce the argument with the rounding, 10 for the polynomial,
   3 to scale by a power of two); bytes: every variable read and written (4 + 4), the end of the refractory period
-  read (4), the spike flag written (1) (`adex_clustered`: 37).
+  read (4), the spike flag written (4) (`adex_clustered`: 40).
 - deliveries, every synapse of every spike: one addition at a place that is as good as random; bytes: the target (2)
   and the variable read and written (4 + 4). Where many spikes meet dense wiring the kernel counts them as bit planes
   (`engines/kernel_dense.py`) with fewer operations than that, so that there it may pass this limit, which is of lists.
@@ -15,7 +15,7 @@ Counted per simulated second, from the circuit's own equations and the activity 
 
 The limit adds up three phases, since each waits for the one before: the larger of operations and bytes for the
 update; random additions for deliveries and for Poisson events; operations for the random words. The numbers are
-for 2000 neurons at 5000 steps per second: 10^7 neuron steps, so 4.9e8 operations and 3.7e8 bytes per simulated
+for 2000 neurons at 5000 steps per second: 10^7 neuron steps, so 4.9e8 operations and 4e8 bytes per simulated
 second before the first spike. Integer and single-precision vector operations are taken to run at the same rate.
 """
 
@@ -59,7 +59,7 @@ def work(circuit: Circuit, counted: dict[str, Any]) -> Work:
         part = translate(circuit, population, reorder=True)
         steps = size * counted["steps"]
         operations_ += steps * operations(part)
-        bytes_ += steps * (8 * len(part.variables) + 5)
+        bytes_ += steps * (8 * len(part.variables) + 8)
     return Work(operations_, bytes_, counted["deliveries"], counted["poisson"])
 
 

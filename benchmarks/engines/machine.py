@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
+from sbi_circuits.engines.update_source import vector_registers
+
 REPEATS = 9
 _PACKAGES = ("brian2", "numba", "numpy", "numba-cuda", "nest-simulator")
 
@@ -107,10 +109,10 @@ def _scatter(where, target, rounds):  # type: ignore[no-untyped-def]
 
 
 def description() -> str:
-    """Processor, logical processors and versions, in one line."""
+    """Processor, logical processors, vector registers of each, and versions, in one line."""
     known = [f"{p} {found}" for p in _PACKAGES if (found := _version(p))]
     software = ", ".join([f"Python {platform.python_version()}", *known])
-    return f"{_processor()}, {os.cpu_count()} logical processors; {software}"
+    return f"{_processor()}, {os.cpu_count()} logical processors, {vector_registers()} vector registers; {software}"
 
 
 def load() -> str:
