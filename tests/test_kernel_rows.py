@@ -89,7 +89,7 @@ def test_gather_finds_every_flag(share):
     assert not ring[0].any()
 
 
-def _echo(delays: tuple[str, ...]) -> Circuit:
+def _echo(delays: tuple[str, ...], absent: int = -1) -> Circuit:
     """Cells that fire without end, and cells that fire once enough has arrived.
 
     All that arrives is whole numbers and nothing decays, so that single precision is exact; the thresholds of the first
@@ -103,7 +103,8 @@ def _echo(delays: tuple[str, ...]) -> Circuit:
     )
     places = ("cell far x 1", "cell far y 0.1", "cell near x 0.6", "far near x 0.2", "near far y 0.3")
     projections = tuple(
-        Projection(f"p{k}", source, target, Independent(p), str(k + 1), f"{variable}_post += weight", delays[k])
+        Projection(f"p{k}", source, target, Independent(p), str(k + 1), f"{variable}_post += weight", delays[k],
+                   when="unused > 2" if k == absent else "")
         for k, (source, target, variable, p) in enumerate(map(str.split, places))
     )
     prior = Prior((Parameter("unused", "1", 0, 1),))
@@ -134,6 +135,17 @@ def test_joined_rows_deliver_what_single_rows_do(delays, groups, way, monkeypatc
     assert np.array_equal(single.offsets, double.offsets) and np.array_equal(single.times, double.times)
     for name, counts in double.counts.items():
         assert np.array_equal(single.counts[name].values, counts.values)
+
+
+@pytest.mark.parametrize("absent", [0, 1])
+def test_an_absent_projection_does_not_set_the_delay_of_those_it_is_joined_with(absent):
+    circuit = _echo(("0.4*ms",) * 5, absent)
+    protocol = Protocol(0.1, record=Record(spikes=-1), early_stop=False)
+    single, double = (
+        NumbaEngine(precision).run(circuit, circuit.default_theta(), protocol, 1, 0).recording
+        for precision in ("single", "double")
+    )
+    assert len(double.times) > 5000 and np.array_equal(single.times, double.times)
 
 
 @pytest.mark.parametrize("way", ["packed", "lists"])

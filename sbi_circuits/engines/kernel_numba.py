@@ -263,6 +263,9 @@ class _Arguments:
                 delay[k] = found.delay_steps
                 weight[k] = found.increments[0] if uses_plain_delivery(projection) else 0.0
             rows.append(self._rows(projection, found))
+        # Projections that are joined are delivered with the delay of the first, which may be absent.
+        for members in joined_groups(self.circuit):
+            delay[list(members)] = max(delay[k] for k in members)
         dense = self._dense(rows)
         return {"indptr": tuple(r[0] for r in rows), "targets": tuple(r[1] for r in rows), "weight": weight,
                 "delay": delay, **dense, **self._joined(rows, weight, dense["enough"])}  # fmt: skip
@@ -343,8 +346,9 @@ class _Arguments:
 def _recording(setup: Setup, protocol: Protocol, kept: _Arguments, cells: np.ndarray, steps: np.ndarray) -> Recording:
     """What the kernel kept, as a recording; spikes of step n are at n dt."""
     record, names = protocol.record, [c.population.name for c in setup.cells]
-    order = np.argsort(cells, kind="stable")
     recorded = len(setup.recorded)
+    # Numbers of 16 bits are sorted by counting.
+    order = np.argsort(cells.astype(np.uint16) if recorded <= 2**16 else cells, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=recorded))]) if recorded else np.zeros(1)
     return Recording(
         t0=setup.warmup_steps * setup.dt,
