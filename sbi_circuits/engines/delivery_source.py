@@ -5,7 +5,9 @@ In single precision the rows of projections that leave the same population with 
 spikes are added one projection after another, in the order in which Brian2 adds.
 """
 
-from sbi_circuits.circuit import Circuit
+from collections.abc import Callable
+
+from sbi_circuits.circuit import Circuit, Projection
 from sbi_circuits.engines.synapse_source import delivery, state_row, uses_plain_delivery
 from sbi_circuits.engines.translate import Translation
 
@@ -15,19 +17,19 @@ Groups = tuple[tuple[int, ...], ...]
 
 def delivery_groups(circuit: Circuit) -> Groups:
     """Numbers of the projections whose spikes add plain numbers to the same variable of the same population."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for k in _plain(circuit):
-        projection = circuit.projections[k]
-        groups.setdefault((projection.target, projection.effects[0][0]), []).append(k)
-    return tuple(map(tuple, groups.values()))
+    return _grouped(circuit, lambda projection: (projection.target, projection.effects[0][0]))
 
 
 def joined_groups(circuit: Circuit) -> Groups:
     """Numbers of the plain projections whose rows lie side by side: from one population, with one delay."""
+    return _grouped(circuit, lambda projection: (projection.source, projection.delay))
+
+
+def _grouped(circuit: Circuit, key: Callable[[Projection], tuple[str, str]]) -> Groups:
+    """Numbers of the plain projections, those with one key together."""
     groups: dict[tuple[str, str], list[int]] = {}
     for k in _plain(circuit):
-        projection = circuit.projections[k]
-        groups.setdefault((projection.source, projection.delay), []).append(k)
+        groups.setdefault(key(circuit.projections[k]), []).append(k)
     return tuple(map(tuple, groups.values()))
 
 

@@ -25,26 +25,6 @@ LOWEST, HIGHEST = -87.0, 88.0
 _LOWEST, _HIGHEST = np.float32(LOWEST), np.float32(HIGHEST)
 
 
-@intrinsic
-def _float_from_bits(typingctx: Any, bits: Any) -> Any:
-    """Reinterpret an int32 as a float32."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), codegen
-
-
-@intrinsic
-def _bits_from_float(typingctx: Any, value: Any) -> Any:
-    """Reinterpret a float32 as an int32."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.int32(types.float32), codegen
-
-
 @njit(cache=True, inline="always")
 def exp_bounded(x):  # type: ignore[no-untyped-def]
     """exp of a float32 that is known to lie in [LOWEST, HIGHEST].
@@ -56,7 +36,7 @@ def exp_bounded(x):  # type: ignore[no-untyped-def]
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     p = ((((_C5 * r + _C4) * r + _C3) * r + _C2) * r + _C1) * r + _ONE
     # Times 2^n, by adding n to the exponent.
-    return _float_from_bits(_bits_from_float(p) + (np.int32(n) << np.int32(23)))
+    return np.int32(np.float32(p).view(np.int32) + (np.int32(n) << np.int32(23))).view(np.float32)
 
 
 @njit(cache=True, inline="always")
@@ -71,26 +51,6 @@ def exp_double(x):  # type: ignore[no-untyped-def]
     return math.exp(x)
 
 
-@intrinsic
-def _bits_of(typingctx: Any, value: Any) -> Any:
-    """Reinterpret a float64 as an int64."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(64))
-
-    return types.int64(types.float64), codegen
-
-
-@intrinsic
-def _from_bits(typingctx: Any, bits: Any) -> Any:
-    """Reinterpret an int64 as a float64."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.DoubleType())
-
-    return types.float64(types.int64), codegen
-
-
 @njit(cache=True, inline="always")
 def log_of_word(word):  # type: ignore[no-untyped-def]
     """log((word + 1/2) / 2^32) of a random word below 2^32, as float64; relative error below 3e-16.
@@ -98,10 +58,10 @@ def log_of_word(word):  # type: ignore[no-untyped-def]
     Without a call, so that a loop over words vectorises: log f = 2 atanh((f - 1)/(f + 1)) of a mantissa f between
     sqrt(1/2) and sqrt(2), by its series.
     """
-    bits = _bits_of(np.float64(word) + 0.5)
+    bits = np.float64(word + 0.5).view(np.int64)
     # The exponent grows by one where the mantissa is above sqrt(2), which is then halved.
     exponent = (bits - _SQRT_HALF) >> 52
-    t = _from_bits(bits - (exponent << 52))
+    t = np.int64(bits - (exponent << 52)).view(np.float64)
     t = (t - 1.0) / (t + 1.0)
     s = t * t
     series = 1.0 / 21.0

@@ -13,12 +13,9 @@ S. Moshier: logf, sinf, cosf), so that the loop over lanes vectorises; in double
 """
 
 import math
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from sbi_circuits.engines.philox import philox
 
@@ -39,32 +36,12 @@ _C2, _C1, _C0 = _F(2.443315711809948e-5), _F(-1.388731625493765e-3), _F(4.166664
 _TO_ANGLE = _F(math.pi / 4 * 2.0**-31)
 
 
-@intrinsic
-def _bits_of(typingctx: Any, value: Any) -> Any:
-    """Reinterpret a float32 as an int32."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.int32(types.float32), codegen
-
-
-@intrinsic
-def _float_of(typingctx: Any, bits: Any) -> Any:
-    """Reinterpret an int32 as a float32."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), codegen
-
-
 @njit(cache=True, inline="always")
 def log_single(x):  # type: ignore[no-untyped-def]
     """Natural logarithm of a positive, normal float32; relative error below 2e-7 save around 1 (absolute 1e-7)."""
-    bits = _bits_of(x)
+    bits = np.float32(x).view(np.int32)
     exponent = np.float32((bits >> np.int32(23)) - np.int32(126))
-    m = _float_of((bits & np.int32(0x007FFFFF)) | np.int32(0x3F000000))
+    m = np.int32((bits & np.int32(0x007FFFFF)) | np.int32(0x3F000000)).view(np.float32)
     low = m < _SQRT_HALF
     exponent = exponent - _ONE if low else exponent
     r = (m + m if low else m) - _ONE
