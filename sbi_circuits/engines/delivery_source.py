@@ -47,13 +47,12 @@ def _deliver(g: int, members: tuple[int, ...]) -> str:
     parts = len(members)
     lines = [
         "@njit(cache=True, fastmath={'contract'})",
-        f"def deliver_{g}(starts, targets, enough, weight, ring, past, count, {variables}):",
+        f"def deliver_{g}(starts, targets, lines, enough, weight, ring, past, count, {variables}):",
         *(f"    listed{k}, weight{k} = count < enough[{k}], weight[{k}]" for k in members),
         "    for s in range(count):",
         f"        first = np.int64(ring[past, s]) * {parts}",
         "        if s + AHEAD < count:",
-        f"            later = np.int64(ring[past, s + AHEAD]) * {parts}",
-        f"            prefetch_row(starts, targets, later, later + {parts})",
+        f"            prefetch_row(starts, targets, np.int64(ring[past, s + AHEAD]) * {parts}, lines)",
         "        # More of the next spike's row is asked for while a long one is added.",
         f"        ahead = np.int64(starts[np.int64(ring[past, s + 1]) * {parts} if s + 1 < count else first])",
         "        ahead += LINES * (64 // targets.itemsize)",
@@ -95,7 +94,7 @@ def fetch_lines(source: int, circuit: Circuit, parts: Parts, single: bool) -> li
             lines.append(f"            prefetch_rows(indptr_{members[0]}, targets_{members[0]}, {spikes})")
             continue
         lines.append(f"            if arrived < most_{g}:")
-        lines.append(f"                prefetch_arrivals(starts_{g}, joined_{g}, layout[{g}, 1], {spikes})")
+        lines.append(f"                prefetch_arrivals(starts_{g}, joined_{g}, layout[{g}, 1], layout[{g}, 2], {spikes})")
         for k in members:
             lines.append(f"            if arrived >= enough[{k}]:")
             lines.append(f"                prefetch_bits(bits_{k}, {spikes})")
@@ -137,14 +136,14 @@ def _source(k: int, circuit: Circuit, parts: Parts) -> int:
 
 def _joined_lines(g: int, members: tuple[int, ...], circuit: Circuit, parts: Parts, planes: Groups) -> list[str]:
     source = _source(members[0], circuit, parts)
-    spikes = f"ring_{source}, past, arrived"
+    rows, spikes = f"starts_{g}, joined_{g}", f"ring_{source}, past, arrived"
     variables = ", ".join(_variable(k, circuit, parts) for k in members)
     lines = [
         *_arrivals(members[0], source),
         f"            if layout[{g}, 0] > 0:",
-        f"                deliver_packed(starts_{g}, joined_{g}, amounts_{g}, layout[{g}, 0], {spikes}, heard_{g})",
+        f"                deliver_packed({rows}, amounts_{g}, layout[{g}, 0], layout[{g}, 2], {spikes}, heard_{g})",
         f"            elif arrived < most_{g}:",
-        f"                deliver_{g}(starts_{g}, joined_{g}, enough, weight, {spikes}, {variables})",
+        f"                deliver_{g}({rows}, layout[{g}, 2], enough, weight, {spikes}, {variables})",
     ]
     for k in members:
         h = next(h for h, group in enumerate(planes) if k in group)

@@ -19,7 +19,7 @@ from sbi_circuits.engines.delivery_source import delivery_groups, joined_groups
 from sbi_circuits.engines.kernel_dense import NEVER, dense_arguments
 from sbi_circuits.engines.kernel_extras import extra_arguments
 from sbi_circuits.engines.kernel_parts import DIVERGED, OK, SATURATED, SILENT
-from sbi_circuits.engines.kernel_rows import join, pack, packed_bits
+from sbi_circuits.engines.kernel_rows import UNROLLED, join, pack, packed_bits, usual_lines
 from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream
 from sbi_circuits.engines.poisson_table import poisson_table
@@ -170,9 +170,9 @@ class _Arguments:
         self.record = protocol.record
         self.sizes = [c.size for c in setup.cells]
         lengths = [len(p.variables) * _padded(n) for p, n in zip(parts, self.sizes, strict=True)]
-        # One array for the state of all populations, as packed rows count places in it.
+        # One array for the state of all populations, as packed rows count places in it, and a few spare places.
         self.starts = [int(start) for start in np.cumsum([0, *lengths])]
-        self.values = _aligned((self.starts[-1],), real)
+        self.values = _aligned((self.starts[-1] + UNROLLED,), real)
         self.bins_per_step = setup.dt / COUNT_BIN
         self.whole_bins = int((setup.steps - setup.warmup_steps) * self.bins_per_step + 1e-6)
         # The steps after the last whole bin have a bin of their own, which is not kept.
@@ -278,14 +278,13 @@ class _Arguments:
             chosen, places = [rows[k] for k in members], [self._place(k) for k in members]
             first = min(places)
             places = [place - first for place in places]
-            bits = 0 if (enough[list(members)] < NEVER).any() else packed_bits(chosen, places)
-            if bits:
-                starts, targets, amounts = pack(chosen, places, weight[list(members)], bits)
-                joined.append((starts, targets, amounts, self.values[first:]))
-            else:
-                joined.append((*join(chosen), np.zeros(1, dtype=self.real), self.values[:1]))
-            layout.append((bits, 1 if bits else len(members)))
-        return {"joined": tuple(joined), "layout": np.array(layout, dtype=np.int64).reshape(-1, 2)}
+            spare = self.starts[-1] - first
+            bits = 0 if (enough[list(members)] < NEVER).any() else packed_bits(chosen, places, spare)
+            starts, targets = pack(chosen, places, spare, bits) if bits else join(chosen)
+            joined.append((starts, targets, weight[list(members)], self.values[first:]))
+            parts = 1 if bits else len(members)
+            layout.append((bits, parts, usual_lines(len(starts) // parts, targets)))
+        return {"joined": tuple(joined), "layout": np.array(layout, dtype=np.int64).reshape(-1, 3)}
 
     def _place(self, k: int) -> int:
         """Where in the state of all populations the variable lies that spikes of a projection add to."""

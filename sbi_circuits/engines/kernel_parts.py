@@ -16,20 +16,37 @@ LINE = 32
 LOG = 4096
 
 
-@njit(cache=True)
-def gather(fired, ring, now):  # type: ignore[no-untyped-def]
-    """Numbers of the neurons whose entry of `fired` is negative, ascending; returns how many there are."""
-    n = 0
+@njit(cache=True, forceinline=True)
+def gather(fired, words, places, ring, now):  # type: ignore[no-untyped-def]
+    """Numbers of the neurons whose entry of `fired` is negative, ascending.
+
+    Words of flags that are not empty are first set aside without a branch, as where they lie is not to be foreseen.
+
+    Args:
+        fired: a multiple of `FLAGGED` flags.
+        words, places: room for as many words as there are, and where they were found.
+        ring, now: the numbers go to `ring[now]`.
+
+    Returns:
+        How many they are.
+    """
+    found, n = 0, 0
     for k in range(0, len(fired), FLAGGED):
         word = flagged(fired, k)
-        while word != 0:
+        words[found], places[found] = word, k
+        found += np.int64(word != 0)
+    for m in range(found):
+        word, k = words[m], places[m]
+        while True:
             ring[now, n] = k + trailing_zeros(word)
             n += 1
             word &= word - _ONE
+            if word == 0:
+                break
     return n
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def hold(ring, now, count, until, release):  # type: ignore[no-untyped-def]
     """Keep neurons refractory until time step `release`."""
     for s in range(count):
@@ -95,7 +112,7 @@ def _guide_shift(guide):  # type: ignore[no-untyped-def]
     return np.uint64(32) - np.uint64(trailing_zeros(np.uint64(len(guide))))
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def poisson_events(first, thresholds, guide, driven, weight, variable, words, header):  # type: ignore[no-untyped-def]
     """All events of one step on a whole population: their number, then a uniform target each."""
     events = _draw_count(first, thresholds, guide, _guide_shift(guide), next_word(words, header))
@@ -128,7 +145,7 @@ def poisson_counts(first, thresholds, guide, driven, weight, variable, words, he
         header[0] = np.uint64(start + n)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def log_spikes(ring, now, count, step, log, logged):  # type: ignore[no-untyped-def]
     """Append this step's spikes to the log (2, entries) of neurons and time steps; returns the entries in use."""
     for s in range(count):
@@ -151,24 +168,32 @@ def note_intervals(log, logged, last, number, total, squared):  # type: ignore[n
 
 
 @njit(cache=True)
-def note_spikes(log, logged, slots, cells, steps, kept):  # type: ignore[no-untyped-def]
-    """Append the logged spikes of recorded cells; returns the buffers, grown where they were full."""
+def note_spikes(log, logged, slots, room, kept):  # type: ignore[no-untyped-def]
+    """Append the logged spikes of recorded cells to those that are kept.
+
+    Args:
+        log, logged: neurons and time steps (2, entries), and how many entries are in use.
+        slots: recorded number of each neuron, or -1.
+        room: a list of one array (2, entries) of recorded numbers and time steps, which is replaced where it is full.
+            In a list, so that a loop that calls this holds no array that is exchanged, whose owners it would count.
+        kept: how many entries are in use.
+
+    Returns:
+        How many are in use afterwards.
+    """
+    spikes = room[0]
     for s in range(logged):
         slot = slots[log[0, s]]
         if slot >= 0:
-            if kept == len(cells):
-                cells, steps = _grown(cells), _grown(steps)
-            cells[kept] = slot
-            steps[kept] = log[1, s]
+            if kept == spikes.shape[1]:
+                longer = np.empty((2, 2 * kept), dtype=np.int32)
+                longer[:, :kept] = spikes
+                spikes = longer
+            spikes[0, kept] = slot
+            spikes[1, kept] = log[1, s]
             kept += 1
-    return cells, steps, kept
-
-
-@njit(cache=True)
-def _grown(values):  # type: ignore[no-untyped-def]
-    longer = np.empty(2 * len(values), dtype=values.dtype)
-    longer[: len(values)] = values
-    return longer
+    room[0] = spikes
+    return kept
 
 
 @njit(cache=True)

@@ -16,7 +16,7 @@ from sbi_circuits.engines.kernel_parts import LINE
 
 # Rows that are on their way while another is added, and lines asked for of each: together they fit in the first cache.
 AHEAD, LINES = 16, 8
-# Packed rows are filled up to a multiple of this with entries that add nothing.
+# Packed rows hold a multiple of this of every projection.
 UNROLLED = 4
 _BITS = 16
 # Targets of a source in a projection, on average, above which leaving a loop takes little of the time (measured).
@@ -24,31 +24,37 @@ _LONG = 128
 _1, _2, _3, _4 = (np.uint64(k + 1) for k in range(UNROLLED))
 
 
-@njit(cache=True)
-def prefetch_row(starts, targets, first, last):  # type: ignore[no-untyped-def]
-    """Ask for the first `LINES` cache lines of the targets from segment `first` to before segment `last`."""
+@njit(cache=True, forceinline=True)
+def prefetch_row(starts, targets, first, lines):  # type: ignore[no-untyped-def]
+    """Ask for the first `lines` cache lines of the targets from segment `first` on.
+
+    Rows are asked for by their usual length, as to leave a loop that ends where the row does would take longer than to
+    ask for a line in vain.
+    """
     line = 64 // targets.itemsize
-    start, stop = np.int64(starts[first]), np.int64(starts[last])
-    for _ in range(LINES):
-        if start >= stop:
-            break
+    start = np.int64(starts[first])
+    for _ in range(lines):
         prefetch(targets, start)
         start += line
-    if start < stop + line:
-        prefetch(targets, stop - 1)
 
 
-@njit(cache=True)
-def prefetch_arrivals(starts, targets, parts, ring, past, count):  # type: ignore[no-untyped-def]
+@njit(cache=True, forceinline=True)
+def prefetch_arrivals(starts, targets, parts, lines, ring, past, count):  # type: ignore[no-untyped-def]
     """Ask for the rows of the first `AHEAD` spikes, so that their misses wait together.
 
     Args:
         starts, targets: from `join`, of `parts` projections.
+        lines: from `usual_lines`.
         ring, past, count: the first `count` entries of `ring[past]` are the sources that spiked.
     """
     for s in range(min(count, AHEAD)):
-        first = np.int64(ring[past, s]) * parts
-        prefetch_row(starts, targets, first, first + parts)
+        prefetch_row(starts, targets, np.int64(ring[past, s]) * parts, lines)
+
+
+def usual_lines(sources: int, targets: np.ndarray) -> int:
+    """Cache lines that hold most rows of a number of sources: one more than the mean fills, `LINES` at most."""
+    mean = targets.nbytes / max(sources, 1)
+    return min(int(mean // 64) + 2, LINES)
 
 
 @njit(cache=True, fastmath={"contract"})
@@ -103,11 +109,12 @@ def _place(starts, parts, part, indptr, targets, joined):  # type: ignore[no-unt
 
 
 @njit(cache=True, fastmath={"contract"})
-def deliver_packed(starts, entries, amounts, bits, ring, past, count, heard):  # type: ignore[no-untyped-def]
+def deliver_packed(starts, entries, amounts, bits, lines, ring, past, count, heard):  # type: ignore[no-untyped-def]
     """Add what every spike adds.
 
     Args:
         starts, entries, amounts, bits: from `pack`.
+        lines: from `usual_lines`.
         ring, past, count: the first `count` entries of `ring[past]` are the sources that spiked.
         heard: the state of all populations, from the place on that entries count from.
     """
@@ -116,63 +123,67 @@ def deliver_packed(starts, entries, amounts, bits, ring, past, count, heard):  #
     for s in range(count):
         i = np.int64(ring[past, s])
         if s + AHEAD < count:
-            later = np.int64(ring[past, s + AHEAD])
-            prefetch_row(starts, entries, later, later + 1)
-        # Of a long row the rest is fetched in the order it is read in.
+            prefetch_row(starts, entries, np.int64(ring[past, s + AHEAD]), lines)
         k, end = np.uint64(starts[i]), np.uint64(starts[i + 1])
         while k < end:
-            a, b = np.uint64(entries[k]), np.uint64(entries[k + _1])
-            c, d = np.uint64(entries[k + _2]), np.uint64(entries[k + _3])
-            heard[a & mask] += amounts[a >> shift]
-            heard[b & mask] += amounts[b >> shift]
-            heard[c & mask] += amounts[c >> shift]
-            heard[d & mask] += amounts[d >> shift]
+            first = np.uint64(entries[k])
+            amount = amounts[first >> shift]
+            heard[first & mask] += amount
+            heard[np.uint64(entries[k + _1])] += amount
+            heard[np.uint64(entries[k + _2])] += amount
+            heard[np.uint64(entries[k + _3])] += amount
             k += _4
 
 
-def packed_bits(rows: Sequence[tuple[np.ndarray, np.ndarray]], places: Sequence[int]) -> int:
+def packed_bits(rows: Sequence[tuple[np.ndarray, np.ndarray]], places: Sequence[int], spare: int) -> int:
     """Bits of a place in packed rows; 0 where they do not pay, or 16 bits do not hold it beside a projection's number.
 
     Args:
         rows: indptr (N + 1,) and targets (S,) of each projection.
         places: where the variable of the targets of each projection starts, counted from the first of them.
+        spare: the first of `UNROLLED` places that nobody reads.
     """
     present = [(place, targets) for place, (_, targets) in zip(places, rows, strict=True) if len(targets)]
     mean = sum(len(targets) for _, targets in present) / max((len(rows[0][0]) - 1) * len(present), 1)
     if len(present) < 2 or mean > _LONG:
         return 0
-    bits = max(place + int(targets.max()) for place, targets in present).bit_length()
-    return bits if len(rows).bit_length() <= _BITS - bits else 0
+    highest = max(place + int(targets.max()) for place, targets in present)
+    bits = max(highest, spare + UNROLLED - 1).bit_length()
+    return bits if (len(rows) - 1).bit_length() <= _BITS - bits else 0
 
 
 def pack(
-    rows: Sequence[tuple[np.ndarray, np.ndarray]], places: Sequence[int], weights: np.ndarray, bits: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Put the rows of projections from one population into one list of places and numbers of projections.
+    rows: Sequence[tuple[np.ndarray, np.ndarray]], places: Sequence[int], spare: int, bits: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put the rows of projections from one population into one list of places, a few of one projection at a time.
 
     Args:
-        rows, places: as for `packed_bits`.
-        weights: what a spike adds.
+        rows, places, spare: as for `packed_bits`.
         bits: from `packed_bits`.
 
     Returns:
-        starts (N + 1,); entries (E,) uint16: the number of the projection, from 1, above `bits` bits of the place;
-        amounts (P + 1,): what is added, by number; nothing for 0.
+        starts (N + 1,); entries (E,) uint16: places, `UNROLLED` of one projection after another, whose number stands
+        above `bits` bits of the first; spare places where a projection has no more targets.
     """
-    lengths = np.sum([np.diff(indptr) for indptr, _ in rows], axis=0)
+    lengths = np.sum([-(-np.diff(indptr) // UNROLLED) * UNROLLED for indptr, _ in rows], axis=0)
     starts = np.zeros(len(rows[0][0]), dtype=np.uint32)
-    starts[1:] = np.cumsum(-(-lengths // UNROLLED) * UNROLLED)
-    entries, at = np.zeros(int(starts[-1]), dtype=np.uint16), starts[:-1].copy()
+    starts[1:] = np.cumsum(lengths)
+    entries, at = np.empty(int(starts[-1]), dtype=np.uint16), starts[:-1].copy()
     for p, (indptr, targets) in enumerate(rows):
-        _pack(at, indptr, targets, (p + 1 << bits) + places[p], entries)
-    return starts, entries, np.concatenate([np.zeros(1, dtype=weights.dtype), weights])
+        _pack(at, indptr, targets, places[p], p << bits, spare, entries)
+    return starts, entries
 
 
 @njit(cache=True)
-def _pack(at, indptr, targets, code, entries):  # type: ignore[no-untyped-def]
+def _pack(at, indptr, targets, place, code, spare, entries):  # type: ignore[no-untyped-def]
     for i in range(len(at)):
-        place = np.uint64(at[i])
+        to = first = np.uint64(at[i])
         for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
-            entries[place] = code + targets[k]
-            place += _1
-        at[i] = place
+            entries[to] = place + targets[k]
+            to += _1
+        while (to - first) % _4:
+            entries[to] = spare + (to - first) % _4
+            to += _1
+        for k in range(first, to, _4):
+            entries[k] += code
+        at[i] = to

@@ -19,7 +19,7 @@ import math
 import numpy as np
 from numba import njit
 
-from sbi_circuits.engines.intrinsics import align_stack, exp_bounded, exp_double, exp_single
+from sbi_circuits.engines.intrinsics import FLAGGED, align_stack, exp_bounded, exp_double, exp_single
 from sbi_circuits.engines.kernel_parts import (
     DIVERGED, LOG, OK, SATURATED, SILENT, all_finite, deliver, gather, hold, keep_held, log_spikes, note_intervals,
     note_spikes, poisson_counts, poisson_events, prefetch_rows, restore_held,
@@ -69,7 +69,7 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
         "        poisson, poisson_weight, poisson_size, words, header,",
         f"        rule, rule_levels, keep, counts, last, number, total, squared, slots{extra}):",
         "    depth = ring_count.shape[1]",
-        "    cells, when, kept = np.empty(1024, np.int32), np.empty(1024, np.int32), 0",
+        "    room, kept = [np.empty((2, 1024), np.int32)], 0",
         "    window, code = 0, OK",
         *_unpack_lines(circuit, parts, single),
         "    for step in range(steps):",
@@ -95,7 +95,7 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
     lines += [line for k, part in enumerate(parts) if part.threshold for line in _note_lines(k)]
     lines.append(f"    if not ({' and '.join(f'all_finite(state[{k}], sizes[{k}])' for k in range(len(parts)))}):")
     lines.append("        code = DIVERGED")
-    lines.append("    return code, cells[:kept], when[:kept]")
+    lines.append("    return code, room[0][0, :kept], room[0][1, :kept]")
     return "\n".join(lines)
 
 
@@ -105,6 +105,9 @@ def _unpack_lines(circuit: Circuit, parts: tuple[Translation, ...], single: bool
     for k, part in enumerate(parts):
         lines += [f"    {name}_{k} = {name}[{k}]" for name in _PER_POPULATION]
         lines += [f"    state_{k}_{row} = state[{k}][{row}]" for row in range(len(part.variables))]
+        if part.threshold:
+            words = f"len(fired_{k}) // FLAGGED"
+            lines.append(f"    words_{k}, places_{k} = np.empty({words}, np.uint64), np.empty({words}, np.int32)")
         early = range(len(early_values(part, single).values))
         lines += [f"    early_{k}_{n} = np.empty_like(state_{k}_0)" for n in early]
         lines.append(f"    log_{k}, logged_{k} = np.empty((2, LOG + sizes[{k}]), np.int32), 0")
@@ -133,7 +136,7 @@ def _state_lines(k: int, part: Translation, noise: list[str], refractory_varies:
     return [
         f"        n{k} = 0",
         f"        if {call} > 0:",
-        f"            n{k} = gather(fired_{k}, ring_{k}, now)",
+        f"            n{k} = gather(fired_{k}, words_{k}, places_{k}, ring_{k}, now)",
         f"            {hold}",
         f"        ring_count[{k}, now] = n{k}",
     ]
@@ -192,7 +195,7 @@ def _note_lines(k: int) -> list[str]:
         "    if keep[1]:",
         f"        note_intervals(log_{k}, logged_{k}, last_{k}, number_{k}, total_{k}, squared_{k})",
         "    if keep[2]:",
-        f"        cells, when, kept = note_spikes(log_{k}, logged_{k}, slots_{k}, cells, when, kept)",
+        f"        kept = note_spikes(log_{k}, logged_{k}, slots_{k}, room, kept)",
         f"    logged_{k} = 0",
     ]
 
