@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from sbi_circuits.errors import CircuitError, UnknownNameError
@@ -27,6 +27,7 @@ def pairs(mapping: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Pairs:
     return tuple((str(k), str(v)) for k, v in items)
 
 
+@cache
 def declared_parameters(equations: str) -> tuple[str, ...]:
     """Names declared without an equation (`tau_m : second`), in order."""
     found = (_PARAMETER.fullmatch(line.partition("#")[0]) for line in equations.splitlines())

@@ -9,7 +9,7 @@ from scipy import stats
 from sbi_circuits.circuit import Circuit, Independent, PoissonInput, Population, Projection, Record, get_circuit
 from sbi_circuits.engines import Protocol
 from sbi_circuits.engines.brian2_engine import Brian2Engine
-from sbi_circuits.engines.intrinsics import exp_single
+from sbi_circuits.engines.intrinsics import HIGHEST, LOG2E, LOWEST, exp2_bounded, exp_single
 from sbi_circuits.engines.kernel_numba import NumbaEngine
 from sbi_circuits.engines.kernel_parts import poisson_counts, poisson_events
 from sbi_circuits.engines.kernel_source import kernel_source
@@ -55,6 +55,12 @@ def test_single_precision_exponential_is_accurate() -> None:
     found = np.array([exp_single(v) for v in x], dtype=np.float64)
     relative = np.abs(found / np.exp(x.astype(np.float64)) - 1.0)
     assert relative.max() < 3e-7
+
+
+def test_single_precision_powers_of_two_are_accurate() -> None:
+    x = np.linspace(LOG2E * LOWEST, LOG2E * HIGHEST, 20_001).astype(np.float32)
+    relative = np.array([exp2_bounded(v) for v in x], dtype=np.float64) / np.exp2(x.astype(np.float64)) - 1.0
+    assert np.abs(relative).max() < 3e-7
 
 
 @pytest.mark.parametrize(("rate", "mode"), [(50.0, 1), (100.0, 1), (400.0, 2), (2000.0, 2)])

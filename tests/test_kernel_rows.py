@@ -3,15 +3,28 @@
 import dataclasses
 import itertools
 
+import numba
 import numpy as np
 import pytest
 
 from sbi_circuits.circuit import Circuit, Independent, Population, Projection, Record
 from sbi_circuits.engines import Protocol, kernel_dense, kernel_numba, kernel_rows
 from sbi_circuits.engines.delivery_source import joined_groups
+from sbi_circuits.engines.intrinsics import FLAGGED, trailing_zeros
 from sbi_circuits.engines.kernel_numba import NumbaEngine
 from sbi_circuits.engines.kernel_parts import LINE, LOG, gather
-from sbi_circuits.engines.kernel_rows import AHEAD, add_row, deliver_packed, join, pack, packed_bits, prefetch_arrivals
+from sbi_circuits.engines.kernel_rows import (
+    AHEAD,
+    LINES,
+    UNROLLED,
+    add_row,
+    deliver_packed,
+    join,
+    pack,
+    packed_bits,
+    prefetch_arrivals,
+    usual_lines,
+)
 from sbi_circuits.prior import Parameter, Prior
 
 SOURCES = 50
@@ -38,7 +51,7 @@ def test_no_synapses_and_no_sources_can_be_joined():
     empty = (np.zeros(SOURCES + 1, dtype=np.int64), np.zeros(0, dtype=np.uint16))
     starts, targets = join([empty, empty])
     assert not starts.any() and len(starts) == 2 * SOURCES + 1 and len(targets) == 0
-    prefetch_arrivals(starts, targets, 2, np.zeros((1, SOURCES), dtype=np.int32), 0, SOURCES)
+    prefetch_arrivals(starts, targets, 2, LINES, np.zeros((1, SOURCES), dtype=np.int32), 0, SOURCES)
     starts, targets = join([(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint16))] * 2)
     assert len(starts) == 1
 
@@ -48,28 +61,42 @@ def test_packed_rows_add_what_every_projection_does(count):
     """Law: three projections, some sources without synapses in one of them; whole weights, so that sums are exact."""
     sizes, places, weights = (300, 300, 40), (400, 0, 700), np.array([2, 3, 5], dtype=np.float32)
     matrices, rows = zip(*(_rows(n, p, n) for n, p in zip(sizes, (0.05, 0.2, 0.01), strict=True)), strict=True)
-    bits = packed_bits(rows, places)
+    spare = 740
+    bits = packed_bits(rows, places, spare)
     assert bits == 10
-    starts, entries, amounts = pack(rows, places, weights, bits)
+    starts, entries = pack(rows, places, spare, bits)
+    assert not (starts % UNROLLED).any() and starts[-1] == len(entries)
     heard, expected = np.zeros(1024, dtype=np.float32), np.zeros(1024)
     ring = np.random.default_rng(3).permutation(SOURCES)[None, :].astype(np.int32)
     assert count <= AHEAD or count == SOURCES
-    deliver_packed(starts, entries, amounts, bits, ring, 0, count, heard)
+    deliver_packed(starts, entries, weights, bits, usual_lines(SOURCES, entries), ring, 0, count, heard)
     for matrix, size, place, weight in zip(matrices, sizes, places, weights, strict=True):
         expected[place : place + size] += weight * matrix[ring[0, :count]].sum(0)
-    assert np.array_equal(heard, expected) and (count == 0) == (not heard.any())
+    nobodys = slice(spare, spare + UNROLLED)
+    assert (count == 0) == (not heard.any()) == (not heard[nobodys].any())
+    heard[nobodys] = 0
+    assert np.array_equal(heard, expected)
 
 
 def test_rows_are_packed_where_it_pays_and_16_bits_suffice():
     _, thin = _rows(300, 0.1, 0)
     _, long = _rows(300, 0.95, 0)
     empty = (np.zeros(SOURCES + 1, dtype=np.int64), np.zeros(0, dtype=np.uint16))
-    assert packed_bits([thin, thin], [0, 300]) == 10
-    assert packed_bits([thin, empty], [0, 300]) == 0, "one loop"
-    assert packed_bits([long, long], [0, 300]) == 0, "long rows"
-    assert packed_bits([thin, thin], [0, 16_000]) == 14
-    assert packed_bits([thin, thin], [0, 17_000]) == 0, "15 bits leave one, which tells two from nothing no more"
-    assert packed_bits([thin, thin, thin, thin], [0, 16_000, 0, 0]) == 0, "four projections and nothing need three bits"
+    assert packed_bits([thin, thin], [0, 300], 600) == 10
+    assert packed_bits([thin, thin], [0, 300], 1020) == 10
+    assert packed_bits([thin, thin], [0, 300], 1021) == 11, "the last of the spare places counts"
+    assert packed_bits([thin, empty], [0, 300], 600) == 0, "one loop"
+    assert packed_bits([long, long], [0, 300], 600) == 0, "long rows"
+    assert packed_bits([thin, thin], [0, 32_000], 32_300) == 15
+    assert packed_bits([thin, thin], [0, 33_000], 33_300) == 0, "16 bits leave none, which cannot tell two apart"
+    assert packed_bits([thin, thin, thin], [0, 32_000, 0], 32_300) == 0, "three projections need two bits"
+
+
+@pytest.mark.parametrize("entries", [1, 32, 33, 100, 200, 5000])
+def test_rows_are_asked_for_by_their_usual_length(entries):
+    touched = max((2 * start + 2 * entries + 63) // 64 for start in range(32))
+    assert usual_lines(SOURCES, np.zeros(SOURCES * entries, dtype=np.uint16)) == min(touched, LINES)
+    assert usual_lines(0, np.zeros(0, dtype=np.int32)) <= 1
 
 
 @pytest.mark.parametrize("length", [0, 1, LINE, 2 * LINE, 2 * LINE + 1, 5 * LINE + 3])
@@ -84,9 +111,16 @@ def test_a_row_adds_to_each_of_its_targets_once(length):
 def test_gather_finds_every_flag(share):
     fired = -(np.random.default_rng(0).random(320) < share).astype(np.int32)
     ring = np.zeros((2, 320), dtype=np.int32)
-    count = gather(fired, ring, 1)
-    assert np.array_equal(ring[1, :count], np.nonzero(fired)[0])
+    words, places = np.empty(320 // FLAGGED, dtype=np.uint64), np.empty(320 // FLAGGED, dtype=np.int32)
+    for _ in range(2):
+        count = gather(fired, words, places, ring, 1)
+        assert np.array_equal(ring[1, :count], np.nonzero(fired)[0])
     assert not ring[0].any()
+
+
+def test_the_lowest_bit_is_found_and_none_is_known():
+    lowest = numba.njit(lambda word: trailing_zeros(word))
+    assert [lowest(np.uint64(word)) for word in (1, 2, 12, 2**63, 2**64 - 1, 0)] == [0, 1, 2, 63, 0, 64]
 
 
 def _echo(delays: tuple[str, ...], absent: int = -1) -> Circuit:

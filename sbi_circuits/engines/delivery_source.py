@@ -94,7 +94,8 @@ def fetch_lines(source: int, circuit: Circuit, parts: Parts, single: bool) -> li
             lines.append(f"            prefetch_rows(indptr_{members[0]}, targets_{members[0]}, {spikes})")
             continue
         lines.append(f"            if arrived < most_{g}:")
-        lines.append(f"                prefetch_arrivals(starts_{g}, joined_{g}, layout[{g}, 1], layout[{g}, 2], {spikes})")
+        rows = f"starts_{g}, joined_{g}, layout[{g}, 1], layout[{g}, 2]"
+        lines.append(f"                prefetch_arrivals({rows}, {spikes})")
         for k in members:
             lines.append(f"            if arrived >= enough[{k}]:")
             lines.append(f"                prefetch_bits(bits_{k}, {spikes})")

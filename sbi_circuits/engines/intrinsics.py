@@ -13,10 +13,12 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_LOG2E = np.float32(1.44269504)
+LOG2E = np.float32(1.44269504)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _C1, _C2, _C3 = np.float32(0.99999971), np.float32(0.49999148), np.float32(0.16667638)
 _C4, _C5 = np.float32(0.04189816), np.float32(0.00829027)
+# The same polynomial of r / ln 2, for powers of two.
+_D1, _D2, _D3, _D4, _D5 = (np.float32(c * math.log(2.0) ** (k + 1)) for k, c in enumerate((_C1, _C2, _C3, _C4, _C5)))
 _ONE = np.float32(1.0)
 _LN2 = math.log(2.0)
 _SQRT_HALF = int(np.float64(math.sqrt(0.5)).view(np.int64))
@@ -32,10 +34,23 @@ def exp_bounded(x):  # type: ignore[no-untyped-def]
     Relative error below 2e-7. The relaxed operations of a kernel let the compiler merge the two subtractions, which
     adds some 2e-8 |x|: less than the rounding of x itself does.
     """
-    n = np.rint(x * _LOG2E)
+    n = np.rint(x * LOG2E)
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     p = ((((_C5 * r + _C4) * r + _C3) * r + _C2) * r + _C1) * r + _ONE
     # Times 2^n, by adding n to the exponent.
+    return np.int32(np.float32(p).view(np.int32) + (np.int32(n) << np.int32(23))).view(np.float32)
+
+
+@njit(cache=True, inline="always")
+def exp2_bounded(x):  # type: ignore[no-untyped-def]
+    """2^x of a float32 that is known to lie in `LOG2E` times [LOWEST, HIGHEST]; relative error below 2e-7.
+
+    For exponentials whose argument is scaled by `LOG2E` where it is made, which costs nothing: the integer part is then
+    taken off without a product. The rounding of the argument weighs as it does in that of `exp_bounded`.
+    """
+    n = np.rint(x)
+    r = x - n
+    p = ((((_D5 * r + _D4) * r + _D3) * r + _D2) * r + _D1) * r + _ONE
     return np.int32(np.float32(p).view(np.int32) + (np.int32(n) << np.int32(23))).view(np.float32)
 
 
@@ -72,10 +87,10 @@ def log_of_word(word):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def trailing_zeros(typingctx: Any, word: Any) -> Any:
-    """Position of the lowest bit of a uint64 that is not zero, as int64."""
+    """Position of the lowest set bit of a uint64, 64 where there is none, as int64."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
 
     return types.int64(types.uint64), codegen
 

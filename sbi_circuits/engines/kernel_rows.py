@@ -52,9 +52,9 @@ def prefetch_arrivals(starts, targets, parts, lines, ring, past, count):  # type
 
 
 def usual_lines(sources: int, targets: np.ndarray) -> int:
-    """Cache lines that hold most rows of a number of sources: one more than the mean fills, `LINES` at most."""
-    mean = targets.nbytes / max(sources, 1)
-    return min(int(mean // 64) + 2, LINES)
+    """Cache lines that a row of the mean length touches at most, wherever in a line it starts; no more than `LINES`."""
+    mean = -(-targets.nbytes // max(sources, 1))
+    return min(-(-(mean + 64 - targets.itemsize) // 64), LINES)
 
 
 @njit(cache=True, fastmath={"contract"})

@@ -72,15 +72,22 @@ class _NumbaPrinter(Printer):
             case "exprel":
                 return ast.Call(ast.Name("exprel_single" if self.single else "exprel_double"), arguments, [])
             case "exp":
-                return ast.Call(ast.Name(self._exp(node.args[0])), arguments, [])
+                return self._exp(node.args[0])
             case name:
                 return ast.Call(ast.parse(_CALLS[name], mode="eval").body, arguments, [])
 
-    def _exp(self, argument: ast.expr) -> str:
-        """The exponential for an argument: where a clip already bounds it, it is not clipped once more."""
+    def _exp(self, argument: ast.expr) -> ast.AST:
+        """The exponential of an argument; where a clip already bounds it, as a power of two.
+
+        What scales the argument, and bounds it, is then merged by the compiler with the factors that are there.
+        """
         if not self.single:
-            return "exp_double"
-        return "exp_bounded" if is_bounded(argument, self.invariants) else "exp_single"
+            return ast.Call(ast.Name("exp_double"), [self.visit(argument)], [])
+        if not is_bounded(argument, self.invariants):
+            return ast.Call(ast.Name("exp_single"), [self.visit(argument)], [])
+        assert isinstance(argument, ast.Call)
+        scaled: list[ast.expr] = [ast.BinOp(ast.Name("LOG2E"), ast.Mult(), a) for a in argument.args]
+        return ast.Call(ast.Name("exp2_bounded"), [self.visit(ast.Call(argument.func, scaled, []))], [])
 
 
 def show(expression: str, single: bool, invariants: tuple[str, ...]) -> str:

@@ -22,7 +22,7 @@ import math
 import numpy as np
 from numba import njit
 
-from sbi_circuits.engines.intrinsics import exp_bounded, exp_double, exp_single
+from sbi_circuits.engines.intrinsics import LOG2E, exp2_bounded, exp_double, exp_single
 from sbi_circuits.engines.kernel_functions import exprel_double, exprel_single
 from sbi_circuits.engines.rate_noise import lane_normals_double, lane_normals_single
 

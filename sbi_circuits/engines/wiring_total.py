@@ -11,6 +11,7 @@ from sbi_circuits.engines.intrinsics import trailing_zeros
 from sbi_circuits.engines.philox import WORDS, refill
 
 _SHIFT, _ONE, _LOW = np.uint64(32), np.uint64(1), np.uint64(63)
+_FEW = 4  # bits of a word that are looked for without a branch
 _MOST_SETS, _MOST_GROUPS = 3, 2**16  # draws of labels taken together; groups counted without sorting
 
 
@@ -165,15 +166,21 @@ def _invert(bitmap, targets, same, masks, which):  # type: ignore[no-untyped-def
 
 @njit(cache=True)
 def _rows(bitmap, total):  # type: ignore[no-untyped-def]
-    found = np.empty(total, dtype=np.int32)
+    """Row pointers and targets of a bitmap with `total` bits."""
+    found = np.empty(total + _FEW, dtype=np.int32)
     indptr = np.zeros(bitmap.shape[0] + 1, dtype=np.int64)
     n = 0
     for i in range(bitmap.shape[0]):
         for k in range(bitmap.shape[1]):
-            word = bitmap[i, k]
+            word, start = bitmap[i, k], n
+            # How many bits a word has cannot be foreseen: what is written for those that it has not is overwritten.
+            for q in range(_FEW):
+                found[start + q] = 64 * k + trailing_zeros(word)
+                n += np.int64(word != 0)
+                word &= word - _ONE
             while word != 0:
                 found[n] = 64 * k + trailing_zeros(word)
                 n += 1
                 word &= word - _ONE
         indptr[i + 1] = n
-    return indptr, found
+    return indptr, found[:total]
