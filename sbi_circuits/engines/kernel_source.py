@@ -80,8 +80,7 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
     lines += signal_lines(circuit, parts, single)
     numbers = synapse_source.noise_numbers(parts)
     for k, (part, population) in enumerate(zip(parts, circuit.populations, strict=True)):
-        more = [f"early_{k}_{n}" for n in range(len(early_values(part, single).values))]
-        more = [*(f"noise_{m}" for m in numbers[k]), *more]
+        more = [*(f"noise_{m}" for m in numbers[k]), *(f"{name}_{k}" for name in early_values(part, single).arrays)]
         lines += _state_lines(k, part, more, population.refractory_varies)
         lines += fetch_lines(k, circuit, parts, single)
     lines += synapse_source.after_update(parts, links)
@@ -108,8 +107,7 @@ def _unpack_lines(circuit: Circuit, parts: tuple[Translation, ...], single: bool
         if part.threshold:
             words = f"len(fired_{k}) // FLAGGED"
             lines.append(f"    words_{k}, places_{k} = np.empty({words}, np.uint64), np.empty({words}, np.int32)")
-        early = range(len(early_values(part, single).values))
-        lines += [f"    early_{k}_{n} = np.empty_like(state_{k}_0)" for n in early]
+        lines += [f"    {name}_{k} = np.empty_like(state_{k}_0)" for name in early_values(part, single).arrays]
         lines.append(f"    log_{k}, logged_{k} = np.empty((2, LOG + sizes[{k}]), np.int32), 0")
     for k in range(len(circuit.projections)):
         lines.append(f"    indptr_{k}, targets_{k} = indptr[{k}], targets[{k}]")

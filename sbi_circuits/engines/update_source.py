@@ -2,7 +2,8 @@
 
 In single precision the loop over neurons is made of vector operations, and its speed is often that of fetching the
 constants that do not fit in the vector registers next to the state. Where registers are few (AVX2 has 16), exponentials
-of the old state are therefore taken in a loop of their own before it: each loop then holds its constants.
+of the old state are therefore taken in a loop of their own before it: each loop then holds its constants. The first of
+them waits where the flag of its neuron's spike is written later, as every array more leaves less of the first cache.
 """
 
 import ast
@@ -39,6 +40,11 @@ class Early:
     values: tuple[str, ...]
     update: tuple[Statement, ...]
 
+    @property
+    def arrays(self) -> list[str]:
+        """Names of the arrays for the values, but for the first, which lies in the array of flags."""
+        return [f"early_{n}" for n in range(1, len(self.values))]
+
 
 def early_values(part: Translation, single: bool) -> Early:
     """The exponentials that are taken in a loop of their own: none where registers are many, or they are too many."""
@@ -68,7 +74,7 @@ class _Early(ast.NodeTransformer):
 def update_function(number: int, part: Translation, single: bool) -> str:
     """State update and threshold of one population, over all its neurons; returns how many spiked."""
     early = early_values(part, single)
-    arrays = [*part.variables, *part.noise, *(f"early_{n}" for n in range(len(early.values)))]
+    arrays = [*part.variables, *part.noise, *early.arrays]
     expressions = [*early.values, *(s.expression for s in early.update)]
     lines = [
         _DECORATOR,
@@ -80,6 +86,7 @@ def update_function(number: int, part: Translation, single: bool) -> str:
         "    count = np.int32(0)",
         f"    for i in range({_length(part)}):",
         *(f"        {v} = a_{v}[i]" for v in arrays),
+        *(["        early_0 = np.int32(fired[i]).view(np.float32)"] if early.values else []),
         "        active = until[i] <= step",
         "        not_refractory = active",
         *(f"        {s.target} = {show(s.expression, single, part.invariants)}" for s in early.update),
@@ -99,11 +106,13 @@ def update_function(number: int, part: Translation, single: bool) -> str:
 def _early_loop(part: Translation, values: tuple[str, ...], single: bool) -> list[str]:
     if not values:
         return []
+    first, *others = (show(value, single, part.invariants) for value in values)
     used = {n.id for value in values for n in ast.walk(ast.parse(value)) if isinstance(n, ast.Name)}
     return [
         f"    for i in range({_length(part)}):",
         *(f"        {v} = a_{v}[i]" for v in part.variables if v in used),
-        *(f"        a_early_{n}[i] = {show(value, single, part.invariants)}" for n, value in enumerate(values)),
+        f"        fired[i] = np.float32({first}).view(np.int32)",
+        *(f"        a_early_{n}[i] = {value}" for n, value in enumerate(others, 1)),
     ]
 
 
