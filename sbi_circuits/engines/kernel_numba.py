@@ -283,7 +283,7 @@ class _Arguments:
             starts, targets = pack(chosen, places, spare, bits) if bits else join(chosen)
             joined.append((starts, targets, weight[list(members)], self.values[first:]))
             parts = 1 if bits else len(members)
-            layout.append((bits, parts, usual_lines(len(starts) // parts, targets)))
+            layout.append((bits, parts, usual_lines((len(starts) - 1) // parts, targets)))
         return {"joined": tuple(joined), "layout": np.array(layout, dtype=np.int64).reshape(-1, 3)}
 
     def _place(self, k: int) -> int:
