@@ -28,6 +28,12 @@ _LOWEST, _HIGHEST = np.float32(LOWEST), np.float32(HIGHEST)
 
 
 @njit(cache=True, inline="always")
+def _times_power_of_two(p, n):  # type: ignore[no-untyped-def]
+    """p * 2^n of a float32, by adding n to its exponent."""
+    return np.int32(np.float32(p).view(np.int32) + (np.int32(n) << np.int32(23))).view(np.float32)
+
+
+@njit(cache=True, inline="always")
 def exp_bounded(x):  # type: ignore[no-untyped-def]
     """exp of a float32 that is known to lie in [LOWEST, HIGHEST].
 
@@ -37,8 +43,7 @@ def exp_bounded(x):  # type: ignore[no-untyped-def]
     n = np.rint(x * LOG2E)
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     p = ((((_C5 * r + _C4) * r + _C3) * r + _C2) * r + _C1) * r + _ONE
-    # Times 2^n, by adding n to the exponent.
-    return np.int32(np.float32(p).view(np.int32) + (np.int32(n) << np.int32(23))).view(np.float32)
+    return _times_power_of_two(p, n)
 
 
 @njit(cache=True, inline="always")
@@ -51,7 +56,7 @@ def exp2_bounded(x):  # type: ignore[no-untyped-def]
     n = np.rint(x)
     r = x - n
     p = ((((_D5 * r + _D4) * r + _D3) * r + _D2) * r + _D1) * r + _ONE
-    return np.int32(np.float32(p).view(np.int32) + (np.int32(n) << np.int32(23))).view(np.float32)
+    return _times_power_of_two(p, n)
 
 
 @njit(cache=True, inline="always")
