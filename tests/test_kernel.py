@@ -15,6 +15,7 @@ from sbi_circuits.engines.kernel_parts import poisson_counts, poisson_events
 from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream, next_word, philox
 from sbi_circuits.engines.poisson_table import poisson_table
+from sbi_circuits.engines.printer import show
 from sbi_circuits.engines.setup import Poisson
 from sbi_circuits.engines.translate import translate
 from sbi_circuits.errors import TranslationError, UnknownNameError
@@ -61,6 +62,19 @@ def test_single_precision_powers_of_two_are_accurate() -> None:
     x = np.linspace(LOG2E * LOWEST, LOG2E * HIGHEST, 20_001).astype(np.float32)
     relative = np.array([exp2_bounded(v) for v in x], dtype=np.float64) / np.exp2(x.astype(np.float64)) - 1.0
     assert np.abs(relative).max() < 3e-7
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("exp(1 + 2*log(x) + exp(x))", "exp_single(1 + 2 * np.log(x) + exp_single(x))"),
+        ("exp(clip(2*log(x) + exp(x), K[0], K[1]))",
+         "exp2_bounded(min(max(LOG2E * (2 * np.log(x) + exp_single(x)), LOG2E * k0), LOG2E * k1))"),
+        ("exp(clip(x, K[0], K[2]))", "exp_single(min(max(x, k0), k2))"),
+    ],
+)  # fmt: skip
+def test_exponentials_are_printed_with_what_is_in_them(expression: str, expected: str) -> None:
+    assert show(expression, True, ("-20", "20", "1000")) == expected
 
 
 @pytest.mark.parametrize(("rate", "mode"), [(50.0, 1), (100.0, 1), (400.0, 2), (2000.0, 2)])

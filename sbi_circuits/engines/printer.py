@@ -62,6 +62,9 @@ class _NumbaPrinter(Printer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         assert isinstance(node.func, ast.Name)
+        # A visit rewrites a tree in place, so that each argument is visited once.
+        if node.func.id == "exp":
+            return self._exp(node.args[0])
         arguments = [self.visit(a) for a in node.args]
         match node.func.id:
             case "clip":
@@ -71,8 +74,6 @@ class _NumbaPrinter(Printer):
                 return ast.IfExp(arguments[0], ast.Name("ONE"), ast.Name("ZERO"))
             case "exprel":
                 return ast.Call(ast.Name("exprel_single" if self.single else "exprel_double"), arguments, [])
-            case "exp":
-                return self._exp(node.args[0])
             case name:
                 return ast.Call(ast.parse(_CALLS[name], mode="eval").body, arguments, [])
 
