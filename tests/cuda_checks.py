@@ -223,11 +223,11 @@ def test_a_state_that_is_not_finite_is_diverged() -> None:
 
 
 def test_spikes_that_do_not_fit_are_simulated_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = run(NumbaEngine("double"), noisy(), 0.02).recording
+    expected = run(NumbaEngine("double"), noisy(), 0.025).recording
     assert expected is not None and len(expected.times) > 20
     for room in (cuda_batch.Room(3, 6), cuda_batch.Room(1000, 4)):
         monkeypatch.setattr(kernel_cuda, "first_room", lambda *_, room=room: room)
-        assert equal(run(CudaEngine("double"), noisy(), 0.02).recording, expected)
+        assert equal(run(CudaEngine("double"), noisy(), 0.025).recording, expected)
 
 
 def test_synapses_that_do_not_fit_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:

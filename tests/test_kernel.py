@@ -1,6 +1,8 @@
 """The numba kernel's own parts: random numbers, the exponential, tabulated counts, the translated equations."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from sbi_circuits.engines import Protocol
 from sbi_circuits.engines.brian2_engine import Brian2Engine
 from sbi_circuits.engines.intrinsics import HIGHEST, LOG2E, LOWEST, exp2_bounded, exp_single
 from sbi_circuits.engines.kernel_numba import NumbaEngine
-from sbi_circuits.engines.kernel_parts import poisson_counts, poisson_events
+from sbi_circuits.engines.kernel_parts import poisson_counts, poisson_events, poisson_pairs
 from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream, next_word, philox
-from sbi_circuits.engines.poisson_table import poisson_table
+from sbi_circuits.engines.poisson_table import COUNTS, EVENTS, PAIRS, poisson_table, takes_pairs
 from sbi_circuits.engines.printer import show
 from sbi_circuits.engines.setup import Poisson
 from sbi_circuits.engines.translate import translate
@@ -77,21 +79,65 @@ def test_exponentials_are_printed_with_what_is_in_them(expression: str, expected
     assert show(expression, True, ("-20", "20", "1000")) == expected
 
 
-@pytest.mark.parametrize(("rate", "mode"), [(50.0, 1), (100.0, 1), (400.0, 2), (2000.0, 2)])
-def test_poisson_inputs_have_the_binomial_distribution(rate: float, mode: int) -> None:
-    """Mean and variance of the events of one neuron over 4000 steps x 50 neurons; bounds of 6 standard errors."""
-    entry = Poisson("cells", "v", driven=50, sources=10, rate=rate, weight=1.0)
-    thresholds, guide, (first, driven, found) = poisson_table(entry, DT)
+DRAWS = {EVENTS: poisson_events, COUNTS: poisson_counts, PAIRS: poisson_pairs}
+
+
+@pytest.mark.parametrize(
+    ("driven", "rate", "mode"),
+    [(50, 50.0, PAIRS), (50, 100.0, PAIRS), (1536, 50.0, EVENTS), (50, 400.0, COUNTS), (50, 2000.0, COUNTS)],
+)
+def test_poisson_inputs_have_the_binomial_distribution(driven: int, rate: float, mode: int) -> None:
+    """Mean and variance of the events of one neuron over 4000 steps; bounds of 6 standard errors."""
+    entry = Poisson("cells", "v", driven=driven, sources=10, rate=rate, weight=1.0)
+    thresholds, guide, (first, _, found) = poisson_table(entry, DT)
     assert found == mode
-    step = poisson_events if mode == 1 else poisson_counts
     words, header = new_stream((7, 8), 1)
-    counts = np.zeros((4000, 50))
+    counts, at = np.zeros((4000, driven)), header[0]
     for row in counts:
-        step(first, thresholds, guide, driven, 1.0, row, words, header)
+        at = DRAWS[mode](first, thresholds, guide, driven, 1.0, row, words, header, at)
     p, n = rate * DT, counts.size
     assert abs(counts.mean() - 10 * p) < 6 * np.sqrt(10 * p / n)
     assert abs(counts.var() / (10 * p * (1 - p)) - 1) < 6 * np.sqrt(3 / n) + 0.02
     assert abs(counts.mean(0) - 10 * p).max() < 6 * np.sqrt(10 * p / 4000)
+
+
+def _dependent(first, thresholds, guide, driven, weight, variable, words, header, at):  # type: ignore[no-untyped-def]
+    """The control: every second target is as likely as another, but one of two for each first."""
+    at = poisson_pairs(first - 1, thresholds, guide, driven, weight, variable, words, header, at)
+    word = int(words[at - 1])
+    variable[(5 * (word * driven >> 32) + word % 2) % driven] += weight
+    return at
+
+
+@pytest.mark.parametrize(("draw", "independent"), [(poisson_pairs, True), (poisson_events, True), (_dependent, False)])
+def test_targets_of_one_step_are_independent(draw: Callable[..., Any], independent: bool) -> None:
+    """Two events a step on 12 neurons: which pairs they hit; chi-square with error probability 1e-6 at a fixed seed."""
+    driven, always_two = 12, (2, np.array([2**32 - 1], np.uint32), np.zeros(256, np.int32))
+    words, header = new_stream((3, 4), 1)
+    found, at = np.zeros((driven, driven)), header[0]
+    for _ in range(40_000):
+        hit = np.zeros(driven)
+        at = draw(*always_two, driven, 1.0, hit, words, header, at)
+        i, j = np.repeat(np.arange(driven), hit.astype(int))
+        found[i, j] += 1
+    pairs = np.triu_indices(driven)
+    expected = np.where(pairs[0] == pairs[1], 1.0, 2.0) / driven**2 * found.sum()
+    assert (stats.chisquare(found[pairs], expected).pvalue > 1e-6) == independent
+
+
+def test_second_targets_are_drawn_where_they_are_even() -> None:
+    """Words that lead to each second target, counted: an upper half of word * n, and what is left of it, times n."""
+
+    def unevenness(n: int) -> float:
+        """Largest deviation from the mean: words leave each multiple of the power of two in n that many times."""
+        step = n & -n
+        edges = -(-(np.arange(n + 1, dtype=object) << 32) // (n * step))
+        words = np.diff(edges).astype(float) * step
+        return float(np.abs(words / words.mean() - 1).max())
+
+    numbers = [1, 2, 3, 50, 100, 400, 1440, 1600, 1999, 2000]
+    assert all(takes_pairs(n) and unevenness(n) <= 2.0**-15 for n in numbers)
+    assert unevenness(1536) > 2.0**-15 and not takes_pairs(1536) and not takes_pairs(2049)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +147,7 @@ def test_poisson_inputs_have_the_binomial_distribution(rate: float, mode: int) -
 def test_tabulated_counts_are_binomial_probabilities(driven: int, sources: int, rate: float) -> None:
     """In units of 2^-32, in which a table ends where the next threshold would be the last word."""
     thresholds, guide, (first, _, mode) = poisson_table(Poisson("cells", "v", driven, sources, rate, 1.0), DT, 10)
-    n, p = sources * (driven if mode == 1 else 1), rate * DT
+    n, p = sources * (1 if mode == COUNTS else driven), rate * DT
     exact = stats.binom.cdf(np.arange(first, first + len(thresholds)), n, p) * 2.0**32
     assert np.abs(thresholds - exact).max() < 20
     assert thresholds[-1] == 2**32 - 1 and (first == 0 or stats.binom.cdf(first - 1, n, p) * 2.0**32 < 1)

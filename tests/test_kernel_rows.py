@@ -112,10 +112,12 @@ def test_gather_finds_every_flag(share):
     fired = -(np.random.default_rng(0).random(320) < share).astype(np.int32)
     ring = np.zeros((2, 320), dtype=np.int32)
     words, places = np.empty(320 // FLAGGED, dtype=np.uint64), np.empty(320 // FLAGGED, dtype=np.int32)
+    until = np.arange(320, dtype=np.int32)
     for _ in range(2):
-        count = gather(fired, words, places, ring, 1)
+        count = gather(fired, words, places, ring, 1, until, 400)
         assert np.array_equal(ring[1, :count], np.nonzero(fired)[0])
     assert not ring[0].any()
+    assert np.array_equal(until, np.where(fired, 400, np.arange(320)))
 
 
 def test_the_lowest_bit_is_found_and_none_is_known():

@@ -38,7 +38,8 @@ def plain(p: float, n: int, m: int, same: bool, labels: np.ndarray, which: str) 
 def test_the_synapses_are_those_of_the_plain_loop(which: str, p: float, count: int) -> None:
     """90 labels in two draws need more than one word of bits."""
     labels = np.random.default_rng(count).integers(0, count, (2, 70)).astype(np.int32)
-    indptr, targets = fixed_total(p, 70, 70, True, labels, PAIR_CLASSES.index(which), *new_stream(KEYS, STREAM))
+    stream, chosen = new_stream(KEYS, STREAM), PAIR_CLASSES.index(which)
+    indptr, targets = fixed_total(p, 70, 70, True, labels, chosen, *stream, np.uint16)
     pairs = set(zip(np.repeat(np.arange(70), np.diff(indptr)).tolist(), targets.tolist(), strict=True))
     assert pairs == plain(p, 70, 70, True, labels, which)
     assert all((np.diff(targets[a:b]) > 0).all() for a, b in zip(indptr, indptr[1:], strict=False))
@@ -47,7 +48,7 @@ def test_the_synapses_are_those_of_the_plain_loop(which: str, p: float, count: i
 @pytest.mark.parametrize("p", [0.2, 0.9])
 def test_two_populations_have_a_diagonal(p: float) -> None:
     empty = np.zeros((0, 0), dtype=np.int32)
-    indptr, targets = fixed_total(p, 30, 130, False, empty, 0, *new_stream(KEYS, STREAM))
+    indptr, targets = fixed_total(p, 30, 130, False, empty, 0, *new_stream(KEYS, STREAM), np.uint16)
     pairs = set(zip(np.repeat(np.arange(30), np.diff(indptr)).tolist(), targets.tolist(), strict=True))
     assert pairs == plain(p, 30, 130, False, empty, "all")
     assert any(i == j for i, j in pairs)

@@ -10,6 +10,7 @@ from sbi_circuits.engines.cuda_rounds import POISSON_STREAM, SYNC, Rounds
 from sbi_circuits.engines.cuda_signals import signal_lines
 from sbi_circuits.engines.cuda_state import States
 from sbi_circuits.engines.cuda_tallies import Tallies
+from sbi_circuits.engines.poisson_table import COUNTS, EVENTS, NONE, PAIRS
 
 _EVENTS = 3  # entry of `control` (see `cuda_parts`)
 
@@ -143,12 +144,12 @@ class Phases:
         for m in range(len(c.poisson)):
             mode, first, table, length = (f"P[{c.input(m, w)}]" for w in (at.MODE, at.FIRST, at.TABLE, at.LENGTH))
             lines += [
-                f"    if {mode} == 1:",
+                f"    if {mode} == {EVENTS} or {mode} == {PAIRS}:",
                 f"        word = word_ahead(ahead, offset, ready, runs, words, key_0, key_1, {POISSON_STREAM})",
                 f"        events = draw_count(word, {first}, thresholds, {table}, {length}, guide[sim, {m}])",
                 f"        control[np.uint32(first + {m})] = events",
-                "        ahead = np.int32(ahead + 1 + events)",
-                f"    elif {mode} == 2:",
+                f"        ahead = np.int32(ahead + 1 + words_of(events, {mode}))",
+                f"    elif {mode} == {COUNTS}:",
                 f"        ahead = np.int32(ahead + P[{c.input(m, at.DRIVEN)}])",
             ]
         return ["\n".join(lines)]
@@ -165,8 +166,8 @@ class Phases:
         lines = ["            coming = np.int32(0)"] if self.columns.poisson else []
         for m in range(len(self.columns.poisson)):
             mode, driven = (f"P[{self.columns.input(m, w)}]" for w in (at.MODE, at.DRIVEN))
-            taken = f"1 + events_{m} if {mode} == 1 else {driven} if {mode} == 2 else 0"
-            lines.append(f"            coming = np.int32(coming + ({taken}))")
+            taken = f"0 if {mode} == {NONE} else 1 + words_of(events_{m}, {mode})"
+            lines.append(f"            coming = np.int32(coming + ({driven} if {mode} == {COUNTS} else {taken}))")
         return [*lines, *self.plan("            ", "step + 1")]
 
     def _place_of_events(self, step: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sbi_circuits.engines.cuda_device import cuda, device
 from sbi_circuits.engines.cuda_parts import COUNTERS, WORDS, fill, philox, scaled
+from sbi_circuits.engines.poisson_table import PAIRS
 
 RING = 2 * WORDS - 1
 _RUN_BITS, _COUNTER_BITS = 10, 8  # of WORDS and COUNTERS
@@ -61,20 +62,47 @@ def next_run(tid, T, ready, runs, words, k0, k1, stream):
 
 
 @device
-def poisson_events(tid, T, offset, ready, runs, events, driven, weight, variable, rest, masked, words, k0, k1, stream):
+def takes_pairs(mode):
+    """1 where a word gives two targets (`poisson_table.takes_pairs`), 0 elsewhere."""
+    return np.int32(mode == PAIRS)
+
+
+@device
+def words_of(events, mode):
+    """Random words that the targets of so many events are taken from."""
+    pairs = takes_pairs(mode)
+    return np.int32((events + pairs) >> pairs)
+
+
+@device
+def left_of(word, driven):
+    """What is left of a word after its first target, for the second."""
+    return np.uint32((np.uint64(word) * np.uint64(driven)) & np.uint64(0xFFFFFFFF))
+
+
+@device
+def add_event(j, weight, variable, rest, masked):
+    if not masked or rest[j] == 0:
+        cuda.atomic.add(variable, j, weight)
+
+
+@device
+def poisson_events(tid, T, offset, ready, runs, events, mode, driven, weight, variable, rest, masked, words, k0, k1,
+                   stream):  # fmt: skip
     """The events of one step on a whole population, a uniform target each; `offset`, `ready` and `runs` afterwards."""
-    done = np.int32(0)
+    pairs, done = takes_pairs(mode), np.int32(0)
     while done < events:
         if ready <= 0:
             ready, runs = next_run(tid, T, ready, runs, words, k0, k1, stream)
-        part = min(np.int32(events - done), ready)
+        part = min(words_of(np.int32(events - done), mode), ready)
         e = np.int32(tid)
         while e < part:
-            j = scaled(words[np.uint32(np.int32(offset + e) & np.int32(RING))], np.uint32(driven))
-            if not masked or rest[j] == 0:
-                cuda.atomic.add(variable, j, weight)
+            word = words[np.uint32(np.int32(offset + e) & np.int32(RING))]
+            add_event(scaled(word, np.uint32(driven)), weight, variable, rest, masked)
+            if pairs == 1 and np.int32(done + 2 * e + 1) < events:
+                add_event(scaled(left_of(word, driven), np.uint32(driven)), weight, variable, rest, masked)
             e = np.int32(e + T)
-        done, ready = np.int32(done + part), np.int32(ready - part)
+        done, ready = np.int32(done + (part << pairs)), np.int32(ready - part)
         offset = np.int32(np.int32(offset + part) & np.int32(RING))
     return offset, ready, runs
 

@@ -10,6 +10,7 @@ from sbi_circuits.engines import cuda_columns as at
 from sbi_circuits.engines.cuda_columns import Columns, is_ordered
 from sbi_circuits.engines.cuda_printer import texts, uses
 from sbi_circuits.engines.cuda_tallies import Tallies
+from sbi_circuits.engines.poisson_table import COUNTS, EVENTS, PAIRS
 
 POISSON_STREAM = 1
 SYNC = "            cuda.syncthreads()"
@@ -134,11 +135,11 @@ class Rounds:
         variable = f"R[np.uint32({c.poisson_weight(m)})], a{target}_{entry.variable}, rest_{target}, {masked}"
         random = f"words, key_0, key_1, {POISSON_STREAM}"
         return [
-            f"            if {mode} == 1:",
+            f"            if {mode} == {EVENTS} or {mode} == {PAIRS}:",
             # The word after the last was that of the number of events.
             "                offset, ready, runs = poisson_events(tid, T, np.int32((offset + 1) & 2047), "
-            f"np.int32(ready - 1), runs, events_{m}, {driven}, {variable}, {random})",
-            f"            elif {mode} == 2:",
+            f"np.int32(ready - 1), runs, events_{m}, {mode}, {driven}, {variable}, {random})",
+            f"            elif {mode} == {COUNTS}:",
             f"                offset, ready, runs = poisson_counts(tid, T, offset, ready, runs, {first}, thresholds, "
             f"{table}, {length}, guide[sim, {m}], {driven}, {variable}, {random})",
         ]

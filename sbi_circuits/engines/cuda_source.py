@@ -46,7 +46,7 @@ from sbi_circuits.engines.cuda_device import (
 from sbi_circuits.engines.cuda_parts import (
     any_not_finite, deliver, deliver_masked, fill, note_intervals, note_spikes, turned, zero,
 )
-from sbi_circuits.engines.cuda_poisson import draw_count, poisson_counts, poisson_events, word_ahead
+from sbi_circuits.engines.cuda_poisson import draw_count, poisson_counts, poisson_events, word_ahead, words_of
 from sbi_circuits.engines.cuda_synapses import (
     deliver_each, deliver_each_masked, normals_double, normals_single, sort_spikes,
 )

@@ -101,6 +101,16 @@ def trailing_zeros(typingctx: Any, word: Any) -> Any:
 
 
 @intrinsic
+def count_ones(typingctx: Any, word: Any) -> Any:
+    """How many bits of a uint64 are set, as int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
 def align_stack(typingctx: Any) -> Any:
     """Start the caller's stack frame at a cache line, so that no vector that waits there straddles two."""
 

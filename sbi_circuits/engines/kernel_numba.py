@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import math
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ from sbi_circuits.engines.coupling import Coupling, couplings
 from sbi_circuits.engines.delivery_source import delivery_groups, joined_groups
 from sbi_circuits.engines.kernel_dense import NEVER, dense_arguments
 from sbi_circuits.engines.kernel_extras import extra_arguments
-from sbi_circuits.engines.kernel_parts import DIVERGED, OK, SATURATED, SILENT
+from sbi_circuits.engines.kernel_parts import DIVERGED, LAST, NOTED, NUMBER, OK, SATURATED, SILENT, SQUARED, TOTAL
 from sbi_circuits.engines.kernel_rows import UNROLLED, join, pack, packed_bits, usual_lines
 from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream
@@ -30,6 +31,7 @@ from sbi_circuits.engines.synapse_source import uses_plain_delivery
 from sbi_circuits.engines.synapses import Synapses
 from sbi_circuits.engines.translate import Translation, translate
 from sbi_circuits.engines.update_source import vector_registers
+from sbi_circuits.engines.wiring import target_type
 from sbi_circuits.errors import CircuitError, UnknownNameError
 from sbi_circuits.recording import COUNT_BIN, IntervalMoments, Outcome, PopulationCounts, Recording, Signal
 from sbi_circuits.units import evaluate
@@ -146,7 +148,7 @@ def _padded(size: int) -> int:
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Zeros that start at a cache line: a vector that straddles two lines costs two accesses."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(size + _LINE, dtype=np.uint8)
     start = -raw.ctypes.data % _LINE
     return raw[start : start + size].view(dtype).reshape(shape)
@@ -180,8 +182,9 @@ class _Arguments:
         self.counts = np.zeros((len(parts), bins if self.record.counts else 0), dtype=np.int32)
         sizes = self.sizes if self.record.moments else [0] * len(parts)
         self.sampled = signal_arguments(circuit, setup, protocol, real)
-        self.last = tuple(np.full(n, -1, dtype=np.int32) for n in sizes)
-        self.number, self.total, self.squared = (tuple(np.zeros(n, dtype=np.int64) for n in sizes) for _ in range(3))
+        self.noted = tuple(_aligned((n, NOTED), np.int64) for n in sizes)
+        for noted in self.noted:
+            noted[:, LAST] = -1
 
     def all(self) -> dict[str, Any]:
         """Keyword arguments of the kernel."""
@@ -194,10 +197,7 @@ class _Arguments:
             "refractory": self._refractory(),
             "keep": np.array([self.record.counts, self.record.moments, self.record.spikes != 0]),
             "counts": self.counts,
-            "last": self.last,
-            "number": self.number,
-            "total": self.total,
-            "squared": self.squared,
+            "noted": self.noted,
             "slots": self._slots(),
             **self._state(),
             **self._synapses(),
@@ -305,7 +305,7 @@ class _Arguments:
         """Row pointers, by delay where synapses differ in it, and targets."""
         sizes = {c.population.name: c.size for c in self.setup.cells}
         if found is None:
-            dtype = np.uint16 if sizes[projection.target] < 2**16 else np.int32
+            dtype = target_type(sizes[projection.target])
             indptr, targets = np.zeros((1, sizes[projection.source] + 1), dtype=np.int64), np.zeros(0, dtype=dtype)
         else:
             indptr, targets = found.indptr, found.targets
@@ -375,7 +375,8 @@ def _counts(kept: _Arguments, names: list[str]) -> dict[str, PopulationCounts]:
 
 
 def _moments(kept: _Arguments, names: list[str]) -> dict[str, IntervalMoments]:
-    dt = kept.setup.dt
-    return {
-        n: IntervalMoments(kept.number[k], kept.total[k] * dt, kept.squared[k] * dt**2) for k, n in enumerate(names)
-    }
+    dt, moments = kept.setup.dt, {}
+    for name, noted in zip(names, kept.noted, strict=True):
+        number, total, squared = noted.T[[NUMBER, TOTAL, SQUARED]]
+        moments[name] = IntervalMoments(number, total * dt, squared * dt**2)
+    return moments

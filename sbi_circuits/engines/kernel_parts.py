@@ -4,12 +4,16 @@ import numpy as np
 from numba import njit
 
 from sbi_circuits.engines.intrinsics import FLAGGED, flagged, prefetch, trailing_zeros
-from sbi_circuits.engines.philox import WORDS, next_word, refill
+from sbi_circuits.engines.philox import WORDS, refill
 
 # Outcome codes a kernel returns.
 OK, SILENT, SATURATED, DIVERGED = range(4)
 
-_SHIFT, _ONE = np.uint64(32), np.uint64(1)
+_SHIFT, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+_ZERO, _ONE, _WORDS = np.uint64(0), np.uint64(1), np.uint64(WORDS)
+# What is noted of a neuron: step of its last spike (-1 before it), spikes, and of their intervals, in steps, the sum
+# and that of the squares.
+LAST, NUMBER, TOTAL, SQUARED, NOTED = range(5)
 # Targets in a cache line.
 LINE = 32
 # Spikes of a population that are kept before their intervals are noted, beyond those of one step.
@@ -17,8 +21,8 @@ LOG = 4096
 
 
 @njit(cache=True, forceinline=True)
-def gather(fired, words, places, ring, now):  # type: ignore[no-untyped-def]
-    """Numbers of the neurons whose entry of `fired` is negative, ascending.
+def gather(fired, words, places, ring, now, until, release):  # type: ignore[no-untyped-def]
+    """Numbers of the neurons whose entry of `fired` is negative, ascending; they are refractory from now on.
 
     Words of flags that are not empty are first set aside without a branch, as where they lie is not to be foreseen.
 
@@ -26,6 +30,7 @@ def gather(fired, words, places, ring, now):  # type: ignore[no-untyped-def]
         fired: a multiple of `FLAGGED` flags.
         words, places: room for as many words as there are, and where they were found.
         ring, now: the numbers go to `ring[now]`.
+        until, release: they are refractory until time step `release`.
 
     Returns:
         How many they are.
@@ -38,19 +43,14 @@ def gather(fired, words, places, ring, now):  # type: ignore[no-untyped-def]
     for m in range(found):
         word, k = words[m], places[m]
         while True:
-            ring[now, n] = k + trailing_zeros(word)
+            i = k + trailing_zeros(word)
+            ring[now, n] = i
+            until[i] = release
             n += 1
             word &= word - _ONE
             if word == 0:
                 break
     return n
-
-
-@njit(cache=True, forceinline=True)
-def hold(ring, now, count, until, release):  # type: ignore[no-untyped-def]
-    """Keep neurons refractory until time step `release`."""
-    for s in range(count):
-        until[ring[now, s]] = release
 
 
 @njit(cache=True)
@@ -112,37 +112,86 @@ def _guide_shift(guide):  # type: ignore[no-untyped-def]
     return np.uint64(32) - np.uint64(trailing_zeros(np.uint64(len(guide))))
 
 
+@njit(cache=True, inline="always")
+def _next_count(first, thresholds, guide, words, header, at):  # type: ignore[no-untyped-def]
+    """A count from the word at `at`, and the place of the one after it."""
+    at = np.uint64(at)
+    if at == _WORDS:
+        refill(words, header)
+        at = _ZERO
+    return _draw_count(first, thresholds, guide, _guide_shift(guide), np.uint64(words[at])), at + _ONE
+
+
 @njit(cache=True, forceinline=True)
-def poisson_events(first, thresholds, guide, driven, weight, variable, words, header):  # type: ignore[no-untyped-def]
-    """All events of one step on a whole population: their number, then a uniform target each."""
-    events = _draw_count(first, thresholds, guide, _guide_shift(guide), next_word(words, header))
+def poisson_events(first, thresholds, guide, driven, weight, variable, words, header, at):  # type: ignore[no-untyped-def]
+    """All events of one step on a whole population: their number, then a uniform target each.
+
+    Args:
+        first, thresholds, guide, driven: from `poisson_table`.
+        weight, variable: what an event adds to which variable.
+        words, header: buffer of random words.
+        at: place of the next word in the buffer, uint64; in a variable, as a place in memory would be waited for.
+
+    Returns:
+        `at` afterwards.
+    """
+    events, at = _next_count(first, thresholds, guide, words, header, at)
     n = np.uint64(driven)
     while events > 0:
-        if header[0] == np.uint64(WORDS):
+        if at == _WORDS:
             refill(words, header)
-        start = header[0]
-        stop = min(start + np.uint64(events), np.uint64(WORDS))
-        for k in range(start, stop):
+            at = _ZERO
+        stop = min(at + np.uint64(events), _WORDS)
+        for k in range(at, stop):
             variable[(np.uint64(words[k]) * n) >> _SHIFT] += weight
-        events -= np.int64(stop - start)
-        header[0] = stop
+        events -= np.int64(stop - at)
+        at = stop
+    return at
+
+
+@njit(cache=True, forceinline=True)
+def poisson_pairs(first, thresholds, guide, driven, weight, variable, words, header, at):  # type: ignore[no-untyped-def]
+    """As `poisson_events`, with two targets from each word.
+
+    What multiply and shift leave of a word after the first target is as good as a uniform word for the second where
+    the population is small (`poisson_table.takes_pairs`). Brackett-Rozinsky, Lemire 2024, Softw Pract Exper, "Batched
+    ranged random integer generation".
+    """
+    events, at = _next_count(first, thresholds, guide, words, header, at)
+    n = np.uint64(driven)
+    while events > 0:
+        if at == _WORDS:
+            refill(words, header)
+            at = _ZERO
+        stop = min(at + (np.uint64(events) >> _ONE), _WORDS)
+        for k in range(at, stop):
+            product = np.uint64(words[k]) * n
+            variable[product >> _SHIFT] += weight
+            variable[((product & _LOW) * n) >> _SHIFT] += weight
+        events -= 2 * np.int64(stop - at)
+        at = stop
+        if events == 1 and at < _WORDS:
+            variable[(np.uint64(words[at]) * n) >> _SHIFT] += weight
+            events, at = 0, at + _ONE
+    return at
 
 
 @njit(cache=True)
-def poisson_counts(first, thresholds, guide, driven, weight, variable, words, header):  # type: ignore[no-untyped-def]
+def poisson_counts(first, thresholds, guide, driven, weight, variable, words, header, at):  # type: ignore[no-untyped-def]
     """A count per neuron and step; cheaper than single events where a neuron gets several a step."""
-    shift, j = _guide_shift(guide), 0
+    shift, j, at = _guide_shift(guide), 0, np.int64(at)
     while j < driven:
-        if header[0] == np.uint64(WORDS):
+        if at == WORDS:
             refill(words, header)
-        start = np.int64(header[0])
-        n = min(driven - j, WORDS - start)
-        block = words[start : start + n]
+            at = 0
+        n = min(driven - j, WORDS - at)
+        block = words[at : at + n]
         for k in range(n):
             events = _draw_count(first, thresholds, guide, shift, np.uint64(block[k]))
             variable[j + k] += weight * events
         j += n
-        header[0] = np.uint64(start + n)
+        at += n
+    return np.uint64(at)
 
 
 @njit(cache=True, forceinline=True)
@@ -155,16 +204,19 @@ def log_spikes(ring, now, count, step, log, logged):  # type: ignore[no-untyped-
 
 
 @njit(cache=True)
-def note_intervals(log, logged, last, number, total, squared):  # type: ignore[no-untyped-def]
-    """Update interval moments (in steps; exact integers) of the neurons in the log."""
+def note_intervals(log, logged, noted):  # type: ignore[no-untyped-def]
+    """Update what is noted of the neurons in the log: (N, 4) columns `LAST`, `NUMBER`, `TOTAL`, `SQUARED`.
+
+    In steps, so exact integers; side by side, as each neuron's next spike waits for the cache.
+    """
     for s in range(logged):
-        i, step = log[0, s], log[1, s]
-        if last[i] >= 0:
-            interval = np.int64(step - last[i])
-            total[i] += interval
-            squared[i] += interval * interval
-        last[i] = step
-        number[i] += 1
+        i, step = log[0, s], np.int64(log[1, s])
+        if noted[i, LAST] >= 0:
+            interval = step - noted[i, LAST]
+            noted[i, TOTAL] += interval
+            noted[i, SQUARED] += interval * interval
+        noted[i, LAST] = step
+        noted[i, NUMBER] += 1
 
 
 @njit(cache=True)
@@ -182,17 +234,15 @@ def note_spikes(log, logged, slots, room, kept):  # type: ignore[no-untyped-def]
         How many are in use afterwards.
     """
     spikes = room[0]
+    if kept + logged > spikes.shape[1]:
+        longer = np.empty((2, 2 * (kept + logged)), dtype=np.int32)
+        longer[:, :kept] = spikes[:, :kept]
+        room[0] = spikes = longer
     for s in range(logged):
+        # Which cells are recorded cannot be foreseen: what is written for another is overwritten.
         slot = slots[log[0, s]]
-        if slot >= 0:
-            if kept == spikes.shape[1]:
-                longer = np.empty((2, 2 * kept), dtype=np.int32)
-                longer[:, :kept] = spikes
-                spikes = longer
-            spikes[0, kept] = slot
-            spikes[1, kept] = log[1, s]
-            kept += 1
-    room[0] = spikes
+        spikes[0, kept], spikes[1, kept] = slot, log[1, s]
+        kept += slot >= 0
     return kept
 
 

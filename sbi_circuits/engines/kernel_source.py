@@ -8,6 +8,7 @@ from sbi_circuits.circuit import Circuit, PoissonInput
 from sbi_circuits.engines import synapse_source
 from sbi_circuits.engines.coupling import Coupling
 from sbi_circuits.engines.delivery_source import delivery_functions, delivery_lines, fetch_lines, unpack_lines
+from sbi_circuits.engines.poisson_table import COUNTS, EVENTS, PAIRS
 from sbi_circuits.engines.signal_source import signal_functions, signal_lines, signal_names
 from sbi_circuits.engines.translate import Statement, Translation
 from sbi_circuits.engines.update_source import early_values, reset_function, update_function
@@ -21,8 +22,8 @@ from numba import njit
 
 from sbi_circuits.engines.intrinsics import FLAGGED, LOG2E, align_stack, exp2_bounded, exp_double, exp_single
 from sbi_circuits.engines.kernel_parts import (
-    DIVERGED, LOG, OK, SATURATED, SILENT, all_finite, deliver, gather, hold, keep_held, log_spikes, note_intervals,
-    note_spikes, poisson_counts, poisson_events, prefetch_rows, restore_held,
+    DIVERGED, LOG, OK, SATURATED, SILENT, all_finite, deliver, gather, keep_held, log_spikes, note_intervals,
+    note_spikes, poisson_counts, poisson_events, poisson_pairs, prefetch_rows, restore_held,
 )
 from sbi_circuits.engines.kernel_dense import expand, prefetch_bits, tally
 from sbi_circuits.engines.kernel_rows import AHEAD, LINES, add_row, deliver_packed, prefetch_arrivals, prefetch_row
@@ -55,7 +56,7 @@ def kernel_source(circuit: Circuit, parts: tuple[Translation, ...], single: bool
 
 
 # Arrays of the kernel that exist once per population.
-_PER_POPULATION = ("until", "fired", "ring", "K", "shared", "last", "number", "total", "squared", "slots")
+_PER_POPULATION = ("until", "fired", "ring", "K", "shared", "noted", "slots")
 
 
 def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coupling], single: bool) -> str:
@@ -67,10 +68,10 @@ def _run(circuit: Circuit, parts: tuple[Translation, ...], links: dict[int, Coup
         "def run(steps, warmup, bins_per_step, dt, sizes, refractory, state, until, fired, ring, ring_count, K,",
         "        shared, indptr, targets, joined, layout, weight, delay, bits, enough, stack, factors,",
         "        poisson, poisson_weight, poisson_size, words, header,",
-        f"        rule, rule_levels, keep, counts, last, number, total, squared, slots{extra}):",
+        f"        rule, rule_levels, keep, counts, noted, slots{extra}):",
         "    depth = ring_count.shape[1]",
         "    room, kept = [np.empty((2, 1024), np.int32)], 0",
-        "    window, code = 0, OK",
+        "    window, code, at = 0, OK, header[0]",
         *_unpack_lines(circuit, parts, single),
         "    for step in range(steps):",
         "        t = real(step * dt)",
@@ -128,14 +129,13 @@ def _state_lines(k: int, part: Translation, noise: list[str], refractory_varies:
     call = f"update_{k}({_arguments(k, part, noise)}, until_{k}, fired_{k}, np.int32(step), t, K_{k})"
     if not part.threshold:
         return [f"        {call}"]
-    hold = f"hold(ring_{k}, now, n{k}, until_{k}, step + max(refractory[{k}], 1))"
-    if refractory_varies:
-        hold = f"hold_each(ring_{k}, now, n{k}, until_{k}, step, refractory_{k})"
+    release = f"until_{k}, step + max(refractory[{k}], 1)"
+    each = f"            hold_each(ring_{k}, now, n{k}, until_{k}, step, refractory_{k})"
     return [
         f"        n{k} = 0",
         f"        if {call} > 0:",
-        f"            n{k} = gather(fired_{k}, words_{k}, places_{k}, ring_{k}, now)",
-        f"            {hold}",
+        f"            n{k} = gather(fired_{k}, words_{k}, places_{k}, ring_{k}, now, {release})",
+        *([each] if refractory_varies else []),
         f"        ring_count[{k}, now] = n{k}",
     ]
 
@@ -161,14 +161,11 @@ def _poisson_lines(circuit: Circuit, parts: tuple[Translation, ...]) -> list[str
         row = parts[target].variables.index(entry.variable)
         arguments = (
             f"(poisson_size[{k}, 0], thresholds_{k}, guide_{k}, poisson_size[{k}, 1], poisson_weight[{k}], "
-            f"state_{target}_{row}, words, header)"
+            f"state_{target}_{row}, words, header, at)"
         )
-        lines += [
-            f"        if poisson_size[{k}, 2] == 1:",
-            f"            poisson_events{arguments}",
-            f"        elif poisson_size[{k}, 2] == 2:",
-            f"            poisson_counts{arguments}",
-        ]
+        for test, mode, draw in (("if", PAIRS, "pairs"), ("elif", EVENTS, "events"), ("elif", COUNTS, "counts")):
+            lines.append(f"        {test} poisson_size[{k}, 2] == {mode}:")
+            lines.append(f"            at = poisson_{draw}{arguments}")
     return lines
 
 
@@ -191,7 +188,7 @@ def _note_lines(k: int) -> list[str]:
     """Turn the log of a population into what is kept: many spikes together, as each waits for the cache."""
     return [
         "    if keep[1]:",
-        f"        note_intervals(log_{k}, logged_{k}, last_{k}, number_{k}, total_{k}, squared_{k})",
+        f"        note_intervals(log_{k}, logged_{k}, noted_{k})",
         "    if keep[2]:",
         f"        kept = note_spikes(log_{k}, logged_{k}, slots_{k}, room, kept)",
         f"    logged_{k} = 0",

@@ -12,6 +12,11 @@ _DENSE_EVENTS = 0.7
 # Above this probability of an event per source and step, spreading a sum evenly over neurons would show: it makes
 # the variance of one neuron's count larger by 1/(1 - p) than Brian2's binomial.
 _RARE = 0.01
+# How events are drawn: not at all, one by one, a count per neuron, or one by one with two targets from a word.
+NONE, EVENTS, COUNTS, PAIRS = range(4)
+# Two targets from a word: the population up to which no two of them come together more often than others by more than
+# n^2 / 2^32, and the bound of what n and the power of two in it do to how often a second target comes, times 2^32.
+_FEW, _EVEN = 2**11, 2**17
 
 
 def poisson_table(
@@ -20,7 +25,8 @@ def poisson_table(
     """Tabulated binomial number of events a step: thresholds, guide, (first count, driven neurons, mode).
 
     Brian2's PoissonInput draws Binomial(sources, rate dt) per neuron; their sum over neurons is binomial too.
-    Mode 0 is no input, 1 single events over the population, 2 a count per neuron.
+    The mode says how they are drawn: `NONE`, `EVENTS` or `PAIRS` (single events over the population), or `COUNTS`
+    (a count per neuron).
 
     Args:
         entry: the input.
@@ -33,17 +39,28 @@ def poisson_table(
     p = entry.rate * dt
     if p > 1:
         raise CircuitError(f"input to {entry.target}: rate {entry.rate:g} Hz is above 1/dt")
-    mode = 2 if entry.sources * p > _DENSE_EVENTS or p > _RARE else 1
-    n = entry.sources * (entry.driven if mode == 1 else 1)
+    dense = entry.sources * p > _DENSE_EVENTS or p > _RARE
+    n = entry.sources * (1 if dense else entry.driven)
     if n == 0 or p == 0.0 or entry.driven == 0:
-        return np.zeros(1, dtype=np.uint32), np.zeros(2**guide_bits, dtype=np.int32), (0, max(entry.driven, 1), 0)
+        return np.zeros(1, dtype=np.uint32), np.zeros(2**guide_bits, dtype=np.int32), (0, max(entry.driven, 1), NONE)
     # Words below 2**-32 of either tail do not exist; the table ends there.
     first = max(int(bdtrik(1e-11, n, p)) - 1, 0) if p < 1 else n
     last = min(int(n * p + 7.0 * np.sqrt(n * p * (1 - p)) + 20.0), n)
     below = float(bdtr(first - 1, n, p)) if first > 0 else 0.0
     above = float(bdtrc(last, n, p)) if last < n else 0.0
     thresholds = _thresholds(first, last, n, p, below, above)
+    mode = COUNTS if dense else PAIRS if takes_pairs(entry.driven) else EVENTS
     return thresholds, _guide(thresholds, guide_bits), (first, entry.driven, mode)
+
+
+def takes_pairs(driven: int) -> bool:
+    """Whether one random word is enough for two targets out of `driven` neurons.
+
+    The first target is the upper half of word * n, the second that of what is left * n. What is left are multiples of
+    the power of two in n, so that targets may differ by one of them in how many words lead there: a share of at most
+    n * (power of two) / 2^32 of the mean, bounded here by 2^-15.
+    """
+    return driven <= _FEW and driven * (driven & -driven) <= _EVEN
 
 
 @njit(cache=True)

