@@ -18,6 +18,7 @@ from benchmarks.engines.machine import description, load
 from benchmarks.engines.networks import measure_brunel, measure_cores, measure_sizes
 from benchmarks.engines.single import (
     NEST_DURATION,
+    ROW,
     WHOLE,
     Options,
     measure_configurations,
@@ -44,7 +45,8 @@ def parts(options: Options) -> dict[str, Part]:
         "whole": (
             "One simulation from nothing, CPU",
             measure_whole,
-            f"The check configuration, {WHOLE:g} s, drawing and building the network included, compiling not.",
+            f"The check configuration, {WHOLE:g} s, drawing and building the network included, compiling not; "
+            f"of kernel[numba] the mean of {ROW} in a row.",
         ),
         "draws": (
             "Prior draws with early stop, CPU",

@@ -13,9 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,14 +35,15 @@ from benchmarks.engines.machine import multiply_adds  # noqa: E402
 from benchmarks.engines.nest_client import activity  # noqa: E402
 from benchmarks.engines.published import run as run_published  # noqa: E402
 from sbi_circuits.circuit import Circuit, Record, get_circuit  # noqa: E402
-from sbi_circuits.engines import ENGINES, Protocol, Simulation, get_engine  # noqa: E402
+from sbi_circuits.engines import Protocol, Simulation, get_engine, kernel_numba  # noqa: E402
 from sbi_circuits.engines.brian2_engine import build_model, reduce_spikes  # noqa: E402
 from sbi_circuits.engines.brian2_standalone import run_standalone  # noqa: E402
 from sbi_circuits.engines.setup import Setup, prepare  # noqa: E402
 from sbi_circuits.recording import Outcome  # noqa: E402
 
 RECORD = Record(spikes=100, counts=True, moments=True)  # what a campaign keeps
-RUNTIME, STANDALONE, CUDA = "brian2 runtime", "brian2 standalone", "kernel[cuda]"
+RUNTIME, STANDALONE = "brian2 runtime", "brian2 standalone"
+KERNEL, CUDA = "kernel[numba]", "kernel[cuda]"
 PUBLISHED = "brian2 as published"  # drawn, built and run as its authors do
 BATCH = 1056  # simulations at once on a device: eight on each multiprocessor of an H200
 Answer = dict[str, Any]
@@ -57,8 +57,7 @@ def simulate(engine: str, task: Answer) -> Answer:
     """
     circuit, theta = _circuit(task), np.array(task["theta"])
     protocol = Protocol(task["duration"], warmup=task.get("warmup", 0.0), record=RECORD, early_stop=False)
-    run = {RUNTIME: _runtime, STANDALONE: _standalone}.get(engine, _registered(engine))
-    timing, simulation = run(circuit, theta, protocol, task["index"])
+    timing, simulation = _RUNS[engine](circuit, theta, protocol, task["index"])
     setup = prepare(circuit, theta, protocol, 0, task["index"])
     return {"peak_mib": _peak(), **timing, **_counted(simulation, setup)}
 
@@ -113,51 +112,49 @@ def _standalone(circuit: Circuit, theta: np.ndarray, protocol: Protocol, index: 
     return {**_timing(compile_s, loop * stretch, loop), "peak_mib": usage.ru_maxrss / 1024}, simulation
 
 
-def _registered(name: str) -> Callable[[Circuit, np.ndarray, Protocol, int], tuple[Answer, Simulation]]:
-    """An engine of the package, by its name; compiled before it is timed, the wiring timed apart."""
-
-    def run(circuit: Circuit, theta: np.ndarray, protocol: Protocol, index: int) -> tuple[Answer, Simulation]:
-        engine = get_engine(name)
-        short = dataclasses.replace(protocol, duration=0.01, warmup=0.0)
-        engine.run(circuit, theta, short, 0, index)
-        if name == CUDA:
-            return _batch(engine, circuit, theta, protocol)
-        with _prepare_timed(name) as wiring:
-            clock, began = time.process_time(), time.perf_counter()
-            simulation = engine.run(circuit, theta, protocol, 0, index)
-            wall, cpu = time.perf_counter() - began, time.process_time() - clock
-        return _timing(wiring[0], wall - wiring[0], cpu - wiring[1]), simulation
-
-    return run
+def _compiled(circuit: Circuit, theta: np.ndarray, protocol: Protocol, index: int) -> tuple[Answer, Simulation]:
+    """`kernel[numba]`, compiled before it is timed; as of Brian2 the loop over time steps is timed, all else apart."""
+    engine = get_engine(KERNEL)
+    engine.run(circuit, theta, dataclasses.replace(protocol, duration=0.01, warmup=0.0), 0, index)
+    with _loop_timed() as loop:
+        began = time.perf_counter()
+        simulation = engine.run(circuit, theta, protocol, 0, index)
+        build_s = time.perf_counter() - began - loop[0]
+    return _timing(build_s, *loop), simulation
 
 
 @contextmanager
-def _prepare_timed(name: str) -> Iterator[list[float]]:
-    """Wall and processor seconds the engine's module spends in its own calls of `prepare`, in the list given."""
-    # An engine may leave the work to the class it is made from, in another module.
-    classes = getattr(import_module(ENGINES[name][0]), ENGINES[name][1]).__mro__
-    modules = {c.__module__ for c in classes if hasattr(sys.modules[c.__module__], "prepare")}
-    spent = [0.0, 0.0]
+def _loop_timed() -> Iterator[list[float]]:
+    """Wall and processor seconds that compiled kernels run for, in the list given."""
+    load, spent = kernel_numba.load_kernel, [0.0, 0.0]
 
-    def timed(*arguments: Any, **options: Any) -> Setup:
-        clock, began = time.process_time(), time.perf_counter()
-        setup = prepare(*arguments, **options)
-        spent[0] += time.perf_counter() - began
-        spent[1] += time.process_time() - clock
-        return setup
+    def timed(*arguments: Any) -> Any:
+        kernel, *rest = load(*arguments)
 
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(mock.patch.object(sys.modules[module], "prepare", timed))
+        def run(**arrays: Any) -> Any:
+            clock, began = time.process_time(), time.perf_counter()
+            result = kernel(**arrays)
+            spent[0] += time.perf_counter() - began
+            spent[1] += time.process_time() - clock
+            return result
+
+        return run, *rest
+
+    with mock.patch.object(kernel_numba, "load_kernel", timed):
         yield spent
 
 
-def _batch(engine: Any, circuit: Circuit, theta: np.ndarray, protocol: Protocol) -> tuple[Answer, Simulation]:
+def _device(circuit: Circuit, theta: np.ndarray, protocol: Protocol, index: int) -> tuple[Answer, Simulation]:
     """Seconds of one of `BATCH` simulations at once, wiring included: a device is not made for a single one."""
+    engine: Any = get_engine(CUDA)
+    engine.run(circuit, theta, dataclasses.replace(protocol, duration=0.01, warmup=0.0), 0, index)
     clock, began = time.process_time(), time.perf_counter()
     batch = list(engine.run_batch(circuit, np.tile(theta, (BATCH, 1)), protocol, 0, np.arange(BATCH)))
     wall, cpu = time.perf_counter() - began, time.process_time() - clock
     return _timing(0.0, wall / BATCH, cpu / BATCH), batch[0]
+
+
+_RUNS = {RUNTIME: _runtime, STANDALONE: _standalone, KERNEL: _compiled, CUDA: _device}
 
 
 def _timing(build_s: float, wall: float, cpu: float) -> Answer:
@@ -195,15 +192,21 @@ def draws(engine: str, task: Answer) -> Answer:
 
 
 def whole(engine: str, task: Answer) -> Answer:
-    """Whole cost of the check configuration on a network of its own: wiring, building, everything but compiling."""
+    """Whole cost of the check configuration on a network of its own: wiring, building, everything but compiling.
+
+    The answer is the mean of as many in a row as the task asks for.
+    """
     if engine == PUBLISHED:
         return _published(task)
     circuit, runner = _circuit(task), get_engine(engine)
-    protocol = Protocol(task["duration"], record=RECORD)
-    runner.run(circuit, circuit.default_theta(), dataclasses.replace(protocol, duration=0.01), 0, 0)
+    protocol, theta = Protocol(task["duration"], record=RECORD), circuit.default_theta()
+    runner.run(circuit, theta, dataclasses.replace(protocol, duration=0.01), 0, 0)
+    runs = task["runs"]
     clock, began = time.process_time(), time.perf_counter()
-    outcome = runner.run(circuit, circuit.default_theta(), protocol, 0, task["index"]).outcome.status
-    return {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - clock, "outcome": outcome}
+    for k in range(runs):
+        outcome = runner.run(circuit, theta, protocol, k, task["index"]).outcome.status
+    wall, cpu = time.perf_counter() - began, time.process_time() - clock
+    return {"wall_s": wall / runs, "cpu_s": cpu / runs, "outcome": outcome}
 
 
 def _published(task: Answer) -> Answer:

@@ -101,7 +101,7 @@ def _import_source(source: str, name: str) -> Any:
 
     The file is written again at every first use, so that only what this process generated is ever run.
     """
-    key = hashlib.sha256((source + _helpers()).encode()).hexdigest()[:16]
+    key = hashlib.sha256("".join([source, _helpers(), *_vectoriser_options()]).encode()).hexdigest()[:16]
     folder = kernel_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}_{key}.py"
@@ -127,17 +127,25 @@ def _helpers() -> str:
 
 
 @cache
-def _set_vectoriser() -> None:
-    """Options of LLVM's loop vectoriser, for everything this process compiles from now on.
+def _vectoriser_options() -> tuple[str, ...]:
+    """Options of LLVM's loop vectoriser.
 
-    By default it gives up above eight run-time overlap checks between arrays, and does not interleave a loop
-    that needs many registers, although two independent vectors hide the latency of the long update. With
-    16 registers two vectors are slower than one: most of what they need has to be fetched again.
+    By default it gives up above eight run-time overlap checks between arrays, and does not interleave a loop of many
+    operations, although two independent vectors hide the latency of a long update or exponential. With 16 registers
+    two vectors are slower than one where most of what they need has then to be fetched again, so that there it is left
+    to the vectoriser which loops have the registers for it.
     """
+    if vector_registers() >= 32:
+        return "-runtime-memory-check-threshold=200", "-force-vector-interleave=2"
+    return "-runtime-memory-check-threshold=200", "-small-loop-cost=100", "-force-target-max-vector-interleave=2"
+
+
+@cache
+def _set_vectoriser() -> None:
+    """Set the options for everything this process compiles from now on."""
     import llvmlite.binding
 
-    interleave = 2 if vector_registers() >= 32 else 1
-    for option in ("-runtime-memory-check-threshold=200", f"-force-vector-interleave={interleave}"):
+    for option in _vectoriser_options():
         llvmlite.binding.set_option("sbi_circuits", option)
 
 
