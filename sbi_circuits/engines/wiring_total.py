@@ -1,8 +1,8 @@
 """An exact number of synapses among the pairs of a class, drawn by rejection on a bitmap of the matrix.
 
 The draws, and so the synapses, are those of the plain loop "draw a pair; keep it if it is of the class and
-new"; labels are held as bit masks, so that a pair's class is one operation. Each pass over a buffer of random words
-does one thing, which is three times as fast as one pass that does all.
+new"; labels are held as bit masks, so that a pair's class is one operation. A buffer of random words is passed
+over once for each of these steps, as the loops then vectorise or have little to wait for.
 """
 
 from typing import Any
