@@ -113,12 +113,19 @@ def _guide_shift(guide):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, inline="always")
-def _next_count(first, thresholds, guide, words, header, at):  # type: ignore[no-untyped-def]
-    """A count from the word at `at`, and the place of the one after it."""
+def _refilled(words, header, at):  # type: ignore[no-untyped-def]
+    """The place of the next word: `at`, or the first of the words that follow where all in the buffer are taken."""
     at = np.uint64(at)
     if at == _WORDS:
         refill(words, header)
         at = _ZERO
+    return at
+
+
+@njit(cache=True, inline="always")
+def _next_count(first, thresholds, guide, words, header, at):  # type: ignore[no-untyped-def]
+    """A count from the word at `at`, and the place of the one after it."""
+    at = _refilled(words, header, at)
     return _draw_count(first, thresholds, guide, _guide_shift(guide), np.uint64(words[at])), at + _ONE
 
 
@@ -138,9 +145,7 @@ def poisson_events(first, thresholds, guide, driven, weight, variable, words, he
     events, at = _next_count(first, thresholds, guide, words, header, at)
     n = np.uint64(driven)
     while events > 0:
-        if at == _WORDS:
-            refill(words, header)
-            at = _ZERO
+        at = _refilled(words, header, at)
         stop = min(at + np.uint64(events), _WORDS)
         for k in range(at, stop):
             variable[(np.uint64(words[k]) * n) >> _SHIFT] += weight
@@ -160,9 +165,7 @@ def poisson_pairs(first, thresholds, guide, driven, weight, variable, words, hea
     events, at = _next_count(first, thresholds, guide, words, header, at)
     n = np.uint64(driven)
     while events > 0:
-        if at == _WORDS:
-            refill(words, header)
-            at = _ZERO
+        at = _refilled(words, header, at)
         stop = min(at + (np.uint64(events) >> _ONE), _WORDS)
         for k in range(at, stop):
             product = np.uint64(words[k]) * n
@@ -179,19 +182,17 @@ def poisson_pairs(first, thresholds, guide, driven, weight, variable, words, hea
 @njit(cache=True)
 def poisson_counts(first, thresholds, guide, driven, weight, variable, words, header, at):  # type: ignore[no-untyped-def]
     """A count per neuron and step; cheaper than single events where a neuron gets several a step."""
-    shift, j, at = _guide_shift(guide), 0, np.int64(at)
+    shift, j = _guide_shift(guide), 0
     while j < driven:
-        if at == WORDS:
-            refill(words, header)
-            at = 0
-        n = min(driven - j, WORDS - at)
-        block = words[at : at + n]
+        start = np.int64(_refilled(words, header, at))
+        n = min(driven - j, WORDS - start)
+        block = words[start : start + n]
         for k in range(n):
             events = _draw_count(first, thresholds, guide, shift, np.uint64(block[k]))
             variable[j + k] += weight * events
         j += n
-        at += n
-    return np.uint64(at)
+        at = np.uint64(start + n)
+    return at
 
 
 @njit(cache=True, forceinline=True)
