@@ -145,6 +145,21 @@ def flagged(typingctx: Any, flags: Any, position: Any) -> Any:
 
 
 @intrinsic
+def chosen(typingctx: Any, condition: Any, value: Any, other: Any) -> Any:
+    """`value` where the condition holds, else `other`.
+
+    Of an `if` whose result is stored where the other value came from, the compiler makes a store under a mask, which on
+    some processors takes longer than all the rest of a short update. This stays a selection if something else is stored
+    between.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return value(types.boolean, value, value), codegen
+
+
+@intrinsic
 def prefetch(typingctx: Any, values: Any, position: Any) -> Any:
     """Ask for the cache line that holds `values[position]`; a position past the end does no harm."""
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from sbi_circuits.engines.intrinsics import FLAGGED, flagged, prefetch, trailing_zeros
+from sbi_circuits.engines.intrinsics import FLAGGED, chosen, flagged, prefetch, trailing_zeros
 from sbi_circuits.engines.philox import WORDS, refill
 
 # Outcome codes a kernel returns.
@@ -92,9 +92,15 @@ def keep_held(variable, saved):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def restore_held(variable, saved, until, step):  # type: ignore[no-untyped-def]
-    """Take back what was added to refractory neurons: cheaper than asking before every addition, and equal."""
+    """Take back what was added to refractory neurons: cheaper than asking before every addition, and equal.
+
+    `saved` is of no use afterwards. What it is given stands between reading and storing, without which the compiler
+    makes a store under a mask of the selection (`chosen`).
+    """
     for j in range(len(variable)):
-        variable[j] = variable[j] if until[j] <= step else saved[j]
+        added, before = variable[j], saved[j]
+        saved[j] = added
+        variable[j] = chosen(until[j] <= step, added, before)
 
 
 @njit(cache=True, inline="always")

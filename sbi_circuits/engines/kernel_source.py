@@ -20,7 +20,7 @@ import math
 import numpy as np
 from numba import njit
 
-from sbi_circuits.engines.intrinsics import FLAGGED, LOG2E, align_stack, exp2_bounded, exp_double, exp_single
+from sbi_circuits.engines.intrinsics import FLAGGED, LOG2E, align_stack, chosen, exp2_bounded, exp_double, exp_single
 from sbi_circuits.engines.kernel_parts import (
     DIVERGED, LOG, OK, SATURATED, SILENT, all_finite, deliver, gather, keep_held, log_spikes, note_intervals,
     note_spikes, poisson_counts, poisson_events, poisson_pairs, prefetch_rows, restore_held,

@@ -18,8 +18,8 @@ CALLS = frozenset({*EQUATION_FUNCTIONS, "trunc"})
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.Mod, ast.FloorDiv)
 # Local names of generated functions, which a variable of the same name would overwrite.
 _TAKEN = re.compile(
-    r"k\d+|K|ONE|ZERO|LOG2E|FLAGS|real|np|math|njit|active|count|dt|fired|now|ring|spike|step|until|last|own|delay|"
-    r"elapsed|indptr|targets|weights|total|q|j|gain_\d+|early_\d+"
+    r"k\d+|K|ONE|ZERO|LOG2E|FLAGS|real|np|math|njit|active|chosen|count|dt|fired|now|ring|spike|step|until|last|own|"
+    r"delay|elapsed|indptr|targets|weights|total|q|j|gain_\d+|early_\d+"
 )
 _ARRAYS = ("a", "b", "c", "to")
 # Integer powers up to here are products, which every back end computes exactly as Brian2's C code.

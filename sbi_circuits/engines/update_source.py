@@ -92,13 +92,14 @@ def update_function(number: int, part: Translation, single: bool) -> str:
         *(f"        {s.target} = {show(s.expression, single, part.invariants)}" for s in early.update),
     ]
     for v in part.updated:
-        lines.append(f"        {v} = _{v} if active else {v}" if v in part.held else f"        {v} = _{v}")
-        lines.append(f"        a_{v}[i] = {v}")
+        lines.append(f"        {v} = chosen(active, _{v}, {v})" if v in part.held else f"        {v} = _{v}")
     if part.threshold:
         lines.append(f"        spike = ({show(part.threshold, single, part.invariants)}) & active")
         # 32 bits, as wide as the state, so that one vector holds as many flags and counts as values.
         lines.append("        fired[i] = np.int32(-1) if spike else np.int32(0)")
         lines.append("        count = np.int32(count + spike)")
+    # Last, so that the flag is stored between reading a held variable and storing it: see `chosen`.
+    lines += [f"        a_{v}[i] = {v}" for v in part.updated]
     lines.append("    return count")
     return "\n".join(lines)
 
