@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RESULTS = Path(__file__).with_name("RESULTS.md")
 TITLE = "## Engine kernel[cuda]"
+PARTS = ("equality", "check", "draws", "sizes", "rates", "resources")
 
 
 @dataclass(frozen=True)
@@ -350,6 +351,17 @@ def write(text: str) -> None:
     RESULTS.write_text(head.rstrip("\n") + "\n\n" + text.rstrip("\n") + "\n" + tail, encoding="utf-8")
 
 
+def require_device() -> None:
+    """End with one line where there is nothing to measure."""
+    from sbi_circuits.engines import get_engine
+    from sbi_circuits.errors import SbiCircuitsError
+
+    try:
+        get_engine("kernel[cuda]")
+    except SbiCircuitsError as error:
+        sys.exit(f"gpu.py: {error}")
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -358,26 +370,25 @@ def main() -> None:
     parser.add_argument("--without-brian2", action="store_true", help="read translations from gpu_circuits.json")
     workers = max((os.cpu_count() or 2) - 2, 1)
     parser.add_argument("--workers", type=int, default=workers, help="1 for this process only")
-    parser.add_argument("--only", default="", help="of: equality, check, draws, sizes, rates, resources")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"of: {', '.join(PARTS)}")
     options = parser.parse_args()
+    chosen = options.only.split(",")
+    if not set(chosen) <= set(PARTS):
+        parser.error(f"there is no part {min(set(chosen) - set(PARTS))!r}; valid parts: {', '.join(PARTS)}")
     stand_in = options.without_brian2 or find_spec("brian2") is None
     prepare_process(stand_in)
+    require_device()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the worker processes
     scale = TINY if options.tiny else Scale()
     pool = ProcessPoolExecutor(options.workers, get_context("spawn"), partial(prepare_process, stand_in))
     with pool if options.workers > 1 else nullcontext() as executor:
-        sections = {
-            "equality": lambda: equality(scale),
-            "check": lambda: check(scale, executor),
-            "draws": lambda: draws(scale, executor, options.workers),
-            "sizes": lambda: sizes(scale, executor),
-            "rates": lambda: rates(scale),
-            "resources": lambda: resources(scale),
-        }
+        measures = (
+            lambda: equality(scale), lambda: check(scale, executor), lambda: draws(scale, executor, options.workers),
+            lambda: sizes(scale, executor), lambda: rates(scale), lambda: resources(scale),
+        )  # fmt: skip
         if executor is not None:
             start(executor, options.workers)
-        chosen = options.only.split(",") if options.only else list(sections)
-        lines = [line for name in chosen for line in sections[name]()]
+        lines = [line for name in chosen for line in measures[PARTS.index(name)]()]
     text = "\n".join([TITLE, f"`make bench-gpu`: {machine()}.", "", *lines])
     print(text)
     if options.write:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu
 from benchmarks.gpu_rates import VBI, lacking, peer
 from benchmarks.gpu_static import argument_types, by_line
 from benchmarks.without_brian2 import FILE, export
 from sbi_circuits.engines.cuda_signals import SIGNAL_ARGUMENTS
 from sbi_circuits.engines.cuda_source import ARGUMENTS
+from sbi_circuits.errors import SbiCircuitsError
 
 ROOT = Path(__file__).resolve().parents[1]
 # As nvdisasm prints it: where an instruction comes from, and from where that was called.
@@ -46,6 +48,24 @@ def test_every_argument_of_a_kernel_has_a_type(single: bool) -> None:
 def test_the_translations_in_the_file_are_those_of_brian2() -> None:
     """Otherwise: python -m benchmarks.without_brian2."""
     assert json.loads(FILE.read_text(encoding="utf-8")) == export()
+
+
+def test_without_a_device_it_ends_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise SbiCircuitsError(f"engine {name!r} finds no CUDA device")
+
+    monkeypatch.setattr("sbi_circuits.engines.get_engine", missing)
+    with pytest.raises(SystemExit, match=r"^gpu\.py: engine 'kernel\[cuda\]' finds no CUDA device$"):
+        gpu.require_device()
+
+
+def test_an_unknown_part_is_named_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--only", "check,speed"])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main()
+    assert "there is no part 'speed'; valid parts: equality, check, draws" in capsys.readouterr().err
 
 
 @pytest.mark.slow
