@@ -382,13 +382,13 @@ def main() -> None:
     scale = TINY if options.tiny else Scale()
     pool = ProcessPoolExecutor(options.workers, get_context("spawn"), partial(prepare_process, stand_in))
     with pool if options.workers > 1 else nullcontext() as executor:
-        measures = (
+        measures = dict(zip(PARTS, (
             lambda: equality(scale), lambda: check(scale, executor), lambda: draws(scale, executor, options.workers),
             lambda: sizes(scale, executor), lambda: rates(scale), lambda: resources(scale),
-        )  # fmt: skip
+        ), strict=True))  # fmt: skip
         if executor is not None:
             start(executor, options.workers)
-        lines = [line for name in chosen for line in measures[PARTS.index(name)]()]
+        lines = [line for name in chosen for line in measures[name]()]
     text = "\n".join([TITLE, f"`make bench-gpu`: {machine()}.", "", *lines])
     print(text)
     if options.write:

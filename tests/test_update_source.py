@@ -14,7 +14,7 @@ from sbi_circuits.circuit import get_circuit
 from sbi_circuits.engines.kernel_numba import load_kernel
 from sbi_circuits.engines.kernel_parts import restore_held
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="knows the instructions of x86 alone")
+pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="for x86 alone")
 SPIKING = ("adex_clustered", "brunel", "lif_stp", "izhikevich", "hodgkin_huxley")
 FLOATS, INTEGERS = numba.float32[::1], numba.int32[::1]
 TYPES = {"until": INTEGERS, "fired": INTEGERS, "step": numba.int32, "K": FLOATS, "variable": FLOATS, "saved": FLOATS}
@@ -44,5 +44,5 @@ def test_an_update_is_of_vector_operations_without_masked_stores(name):
 
 
 def test_restoring_is_of_vector_operations_without_masked_stores():
-    load_kernel(get_circuit("brunel"), True)
+    load_kernel(get_circuit("brunel"), True)  # sets the options of the vectoriser
     _check(_assembly(restore_held.py_func, False), r"blend|\{%k")

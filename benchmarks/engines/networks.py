@@ -116,7 +116,7 @@ def measure_cores(options: Options) -> str:
             speed = statistics.median(both) / statistics.median(alone)
             best = max(both) / max(alone)
             print(f"  {name}: two processes do {speed:.2f} ({best:.2f}) times the work of one", flush=True)
-            rows.append([name, _rate(alone), _rate(both), f"{speed:.2f} ({best:.2f})"])
+            rows.append([name, spread(alone, max), spread(both, max), f"{speed:.2f} ({best:.2f})"])
     header = ["work", "one process, per s", "two at once, per s", "work of two / work of one"]
     note = (
         f"{PAIRS * options.repeats} of each in turns: median (maximum). What two do is the sum of what each does while "
@@ -125,7 +125,3 @@ def measure_cores(options: Options) -> str:
         "the rest."
     )
     return f"{table(header, rows)}\n\n{note}"
-
-
-def _rate(rates: list[float]) -> str:
-    return f"{statistics.median(rates):.3g} ({max(rates):.3g})"

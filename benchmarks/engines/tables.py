@@ -3,7 +3,7 @@
 import os
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 HEADING = "## Engines"
@@ -15,9 +15,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Median and minimum, three significant digits."""
-    return f"{statistics.median(values):.3g} ({min(values):.3g})"
+def spread(values: Sequence[float], best: Callable[[Sequence[float]], float] = min) -> str:
+    """Median and best, three significant digits: the minimum of times, the maximum of rates."""
+    return f"{statistics.median(values):.3g} ({best(values):.3g})"
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> str:
