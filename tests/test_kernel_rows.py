@@ -11,6 +11,7 @@ from sbi_circuits.circuit import Circuit, Independent, Population, Projection, R
 from sbi_circuits.engines import Protocol, kernel_dense, kernel_numba, kernel_rows
 from sbi_circuits.engines.delivery_source import joined_groups
 from sbi_circuits.engines.intrinsics import FLAGGED, trailing_zeros
+from sbi_circuits.engines.kernel_dense import dense_arguments
 from sbi_circuits.engines.kernel_numba import NumbaEngine
 from sbi_circuits.engines.kernel_parts import LINE, LOG, gather
 from sbi_circuits.engines.kernel_rows import (
@@ -154,11 +155,14 @@ def _echo(delays: tuple[str, ...], absent: int = -1) -> Circuit:
         (("0*ms", "0.5*ms", "0*ms", "0.3*ms", "0*ms"), ((0, 2), (1,), (3,), (4,))),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("way", ["packed", "lists", "planes"])
+@pytest.mark.parametrize("way", ["packed", "lists", "packed or planes", "lists or planes"])
 def test_joined_rows_deliver_what_single_rows_do(delays, groups, way, monkeypatch):
     """Law: in double precision projections are delivered one by one, and here no sum is rounded in either."""
-    monkeypatch.setattr(kernel_dense, "_HAS_MASKS", way == "planes")
-    monkeypatch.setattr(kernel_rows, "_LONG", 128 if way == "packed" else 0)
+    monkeypatch.setattr(kernel_dense, "_LEAST_PER_WORD", 0.0 if "planes" in way else np.inf)
+    monkeypatch.setattr(kernel_dense, "_EVENTS_PER_WORD", 70.0)
+    enough = []
+    monkeypatch.setattr(kernel_numba, "dense_arguments", lambda *a: _noted(enough, dense_arguments(*a)))
+    monkeypatch.setattr(kernel_rows, "_LONG", 128 if "packed" in way else 0)
     circuit = _echo(delays)
     assert joined_groups(circuit) == groups
     protocol = Protocol(0.2, record=Record(spikes=-1, counts=True, moments=True), early_stop=False)
@@ -167,10 +171,18 @@ def test_joined_rows_deliver_what_single_rows_do(delays, groups, way, monkeypatc
         for precision in ("single", "double")
     )
     assert single is not None and double is not None
+    spikes = np.bincount(np.round(double.times[: double.offsets[60]] / circuit.dt).astype(int))
+    is_many = spikes[spikes > 0] >= enough[0][0]
+    assert is_many.any() == ("planes" in way) and not is_many.all(), "steps of many spikes and of few"
     assert all(counts.values.sum() > 100 for counts in double.counts.values())
     assert np.array_equal(single.offsets, double.offsets) and np.array_equal(single.times, double.times)
     for name, counts in double.counts.items():
         assert np.array_equal(single.counts[name].values, counts.values)
+
+
+def _noted(found, arguments):
+    found.append(arguments["enough"])
+    return arguments
 
 
 @pytest.mark.parametrize("absent", [0, 1])
@@ -186,7 +198,7 @@ def test_an_absent_projection_does_not_set_the_delay_of_those_it_is_joined_with(
 
 @pytest.mark.parametrize("way", ["packed", "lists"])
 def test_negative_control_a_lost_synapse_is_seen(way, monkeypatch):
-    monkeypatch.setattr(kernel_dense, "_HAS_MASKS", False)
+    monkeypatch.setattr(kernel_dense, "_LEAST_PER_WORD", np.inf)
     monkeypatch.setattr(kernel_rows, "_LONG", 128 if way == "packed" else 0)
     circuit = dataclasses.replace(_echo(("0*ms",) * 5), name="echo_lost")
     protocol = Protocol(0.2, record=Record(spikes=-1), early_stop=False)

@@ -47,8 +47,8 @@ def _deliver(g: int, members: tuple[int, ...]) -> str:
     parts = len(members)
     lines = [
         "@njit(cache=True, fastmath={'contract'})",
-        f"def deliver_{g}(starts, targets, lines, enough, weight, ring, past, count, {variables}):",
-        *(f"    listed{k}, weight{k} = count < enough[{k}], weight[{k}]" for k in members),
+        f"def deliver_{g}(starts, targets, lines, weight, ring, past, count, {variables}):",
+        *(f"    weight{k} = weight[{k}]" for k in members),
         "    for s in range(count):",
         f"        first = np.int64(ring[past, s]) * {parts}",
         "        if s + AHEAD < count:",
@@ -61,8 +61,7 @@ def _deliver(g: int, members: tuple[int, ...]) -> str:
     for p, k in enumerate(members):
         lines += [
             f"        end = np.uint64(starts[first + {p + 1}])",
-            f"        if listed{k}:",
-            f"            ahead = add_row(targets, at, end, weight{k}, v{k}, ahead)",
+            f"        ahead = add_row(targets, at, end, weight{k}, v{k}, ahead)",
             "        at = end",
         ]
     return "\n".join(lines)
@@ -74,16 +73,17 @@ def unpack_lines(circuit: Circuit, single: bool) -> list[str]:
         return []
     lines = [f"    bits_{k} = bits[{k}]" for k in _plain(circuit)]
     lines += [f"    stack_{g}, factors_{g} = stack[{g}], factors[{g}]" for g in range(len(delivery_groups(circuit)))]
-    for g, members in enumerate(joined_groups(circuit)):
-        # From this number of spikes on none of the projections that have synapses is delivered by lists.
-        most = ", ".join(f"enough[{k}] if len(targets_{k}) > 0 else 0" for k in members)
+    for g in range(len(joined_groups(circuit))):
         lines.append(f"    starts_{g}, joined_{g}, amounts_{g}, heard_{g} = joined[{g}]")
-        lines.append(f"    most_{g} = max(0, {most})")
+        lines.append(f"    enough_{g}, as_bits_{g} = enough[{g}], False")
     return lines
 
 
 def fetch_lines(source: int, circuit: Circuit, parts: Parts, single: bool) -> list[str]:
-    """Ask for the rows of all spikes of a population that arrive in this step, before the first is delivered."""
+    """Ask for the rows of the spikes of a population that arrive in this step, before the first is delivered.
+
+    Rows of bits are asked for while they are counted.
+    """
     name, lines = parts[source].name, []
     spikes = f"ring_{source}, past, arrived"
     for g, members in enumerate(joined_groups(circuit) if single else ((k,) for k in _plain(circuit))):
@@ -93,13 +93,14 @@ def fetch_lines(source: int, circuit: Circuit, parts: Parts, single: bool) -> li
         if not single:
             lines.append(f"            prefetch_rows(indptr_{members[0]}, targets_{members[0]}, {spikes})")
             continue
-        lines.append(f"            if arrived < most_{g}:")
         rows = f"starts_{g}, joined_{g}, layout[{g}, 1], layout[{g}, 2]"
+        lines.append(f"            if arrived < enough_{g}:")
         lines.append(f"                prefetch_arrivals({rows}, {spikes})")
-        for k in members:
-            lines.append(f"            if arrived >= enough[{k}]:")
-            lines.append(f"                prefetch_bits(bits_{k}, {spikes})")
     return lines
+
+
+def _where_wired(k: int, action: str) -> str:
+    return f"if len(targets_{k}) > 0: {action}"
 
 
 def _arrivals(k: int, source: int) -> list[str]:
@@ -141,19 +142,23 @@ def _joined_lines(g: int, members: tuple[int, ...], circuit: Circuit, parts: Par
     variables = ", ".join(_variable(k, circuit, parts) for k in members)
     lines = [
         *_arrivals(members[0], source),
-        f"            if layout[{g}, 0] > 0:",
-        f"                deliver_packed({rows}, amounts_{g}, layout[{g}, 0], layout[{g}, 2], {spikes}, heard_{g})",
-        f"            elif arrived < most_{g}:",
-        f"                deliver_{g}({rows}, layout[{g}, 2], enough, weight, {spikes}, {variables})",
+        f"            if arrived >= enough_{g}:",
+        # Many simulations never have so many spikes in a step.
+        f"                if not as_bits_{g}:",
+        f"                    as_bits_{g} = True",
+        *(f"                    {_where_wired(k, f'set_bits(indptr_{k}, targets_{k}, bits_{k})')}" for k in members),
     ]
     for k in members:
         h = next(h for h, group in enumerate(planes) if k in group)
         arguments = f"{spikes}, {_variable(k, circuit, parts)}, stack_{h}, factors_{h}, filled_{h}"
-        lines += [
-            f"            if arrived >= enough[{k}]:",
-            f"                filled_{h} = tally(bits_{k}, weight[{k}], {arguments})",
-        ]
-    return lines
+        lines.append(f"                {_where_wired(k, f'filled_{h} = tally(bits_{k}, weight[{k}], {arguments})')}")
+    return [
+        *lines,
+        f"            elif layout[{g}, 0] > 0:",
+        f"                deliver_packed({rows}, amounts_{g}, layout[{g}, 0], layout[{g}, 2], {spikes}, heard_{g})",
+        "            else:",
+        f"                deliver_{g}({rows}, layout[{g}, 2], weight, {spikes}, {variables})",
+    ]
 
 
 def _one_by_one(k: int, circuit: Circuit, parts: Parts) -> list[str]:

@@ -159,19 +159,23 @@ def chosen(typingctx: Any, condition: Any, value: Any, other: Any) -> Any:
     return value(types.boolean, value, value), codegen
 
 
+def ask_for_line(builder: Any, address: Any) -> None:
+    """Emit a request for the cache line that holds an address; one past the end of an array does no harm."""
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), "llvm.prefetch.p0"
+    )
+    # For reading, to be kept in every level of cache, data.
+    builder.call(function, [builder.bitcast(address, byte), word(0), word(3), word(1)])
+
+
 @intrinsic
 def prefetch(typingctx: Any, values: Any, position: Any) -> Any:
     """Ask for the cache line that holds `values[position]`; a position past the end does no harm."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), "llvm.prefetch.p0"
-        )
-        address = builder.bitcast(builder.gep(data, [args[1]]), byte)
-        # For reading, to be kept in every level of cache, data.
-        builder.call(function, [address, word(0), word(3), word(1)])
+        ask_for_line(builder, builder.gep(data, [args[1]]))
         return context.get_dummy_value()
 
     return types.void(values, types.int64), codegen

@@ -1,12 +1,14 @@
-"""Delivery of many spikes at once over dense wiring (numba): counts as bit planes, 512 targets at a time.
+"""Delivery of many spikes at once over dense wiring (numba): counts as bit planes, a vector of bits at a time.
 
-A row of the wiring is also kept as bits, one for each target. The spikes that arrive in a step are counted for 512
-targets together by carry-save adders on the bits of their rows (Harley-Seal; Mula, Kurz, Lemire 2018, Comput J 61:111),
-which leaves the count of target j in bit j of a few planes; each plane is then added to the state under its
-mask. The cost hardly depends on the number of spikes, so lists of targets stay better where few arrive.
+A row of the wiring is also kept as bits, one for each target. The spikes that arrive in a step are counted for all
+targets of a vector (256 or 512) together by carry-save adders on the bits of their rows (Harley-Seal; Mula, Kurz,
+Lemire 2018, Comput J 61:111), which leaves the count of target j in bit j of a few planes; each plane is then added to
+the state where it has bits. The cost grows little with the number of spikes, so lists of targets stay better where few
+arrive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,48 +17,47 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from sbi_circuits.engines.intrinsics import prefetch
+from sbi_circuits.engines.intrinsics import ask_for_line
 
 # Planes count up to 2^7 - 1 spikes; more of them are counted in turns.
 PLANES, MOST = 7, 127
-# Words of 64 targets in a vector of 512 bits; rows and planes are at least as long.
-VECTOR_WORDS = 8
-_WORD, _LANES = 64, 16
-_I64, _I32, _I16 = ir.IntType(64), ir.IntType(32), ir.IntType(16)
+# With registers for masks (AVX-512) 16 values are added under 16 bits of a plane. Without, 8 of them under what is made
+# of the bits by arithmetic, and vectors of bits are half as long, as seven planes fill half of the registers.
+HAS_MASKS = bool(binding.get_host_cpu_features().get("avx512bw", False))
+# Words of 64 targets in a vector of bits; rows and planes are made of whole vectors.
+VECTOR_WORDS = 8 if HAS_MASKS else 4
+_WORD, _LINE_WORDS = 64, 8
+_I64, _I32 = ir.IntType(64), ir.IntType(32)
 _BITS = ir.VectorType(_I64, VECTOR_WORDS)
-_MASK = ir.VectorType(ir.IntType(1), _LANES)
 # Targets of the spikes of a step, for each word of a row, from which planes are faster than lists (measured); wiring
 # with fewer targets than the second in a word would take more memory as bits than as lists, and rarely pay.
-_EVENTS_PER_WORD, _LEAST_PER_WORD = 7.0, 1.0
+_EVENTS_PER_WORD, _LEAST_PER_WORD = (7.0 if HAS_MASKS else 20.0), 1.0
 NEVER = 2**31
-# Without masked addition the planes are no faster than lists.
-_HAS_MASKS = bool(binding.get_host_cpu_features().get("avx512bw", False))
 
 
 def words_of(targets: int) -> int:
     """Words of a row of bits over that many targets."""
-    return max(-(-targets // _WORD), VECTOR_WORDS)
+    return -(-targets // (_WORD * VECTOR_WORDS)) * VECTOR_WORDS
 
 
 @njit(cache=True)
-def row_bits(indptr, targets, words):  # type: ignore[no-untyped-def]
-    """The rows of sources as bits: (sources, words) uint64; bit j % 64 of word j // 64 is target j."""
-    bits = np.zeros((len(indptr) - 1, words), dtype=np.uint64)
+def set_bits(indptr, targets, bits):  # type: ignore[no-untyped-def]
+    """Write the rows of sources as bits (sources, words): bit j % 64 of word j // 64 is target j."""
+    bits[:] = 0
     for i in range(len(indptr) - 1):
         for k in range(indptr[i], indptr[i + 1]):
             j = np.uint64(targets[k])
             bits[i, j >> np.uint64(6)] |= np.uint64(1) << (j & np.uint64(63))
-    return bits
 
 
 def _full_adder(builder: Any, a: Any, b: Any, c: Any) -> tuple[Any, Any]:
-    """Sum and carry of three bits, in each of 512 places."""
+    """Sum and carry of three bits, in each place of a vector."""
     either = builder.xor(a, b)
     return builder.xor(either, c), builder.or_(builder.and_(a, b), builder.and_(either, c))
 
 
 def _is_any(builder: Any, bits: Any) -> Any:
-    """Whether any of 512 bits is set."""
+    """Whether any bit of a vector is set."""
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_I64, [_BITS]), f"llvm.vector.reduce.or.v{VECTOR_WORDS}i64"
     )
@@ -64,7 +65,7 @@ def _is_any(builder: Any, bits: Any) -> Any:
 
 
 class _Counters:
-    """Planes of 512 counters in registers, and the steps that add rows of bits to them."""
+    """Planes of counters in registers, and the steps that add rows of bits to them."""
 
     def __init__(self, builder: Any, planes: int):
         self.builder = builder
@@ -77,18 +78,24 @@ class _Counters:
             self.builder.store(self.builder.xor(old, carry), plane)
             carry = self.builder.and_(old, carry)
 
-    def add_four(self, rows: list[Any]) -> None:
-        ones, twos = (self.builder.load(plane) for plane in self.planes[:2])
-        ones, first = _full_adder(self.builder, ones, rows[0], rows[1])
-        ones, second = _full_adder(self.builder, ones, rows[2], rows[3])
-        twos, carry = _full_adder(self.builder, twos, first, second)
-        self.builder.store(ones, self.planes[0])
-        self.builder.store(twos, self.planes[1])
-        self.add(carry, 2)
+    def add_rows(self, rows: list[Callable[[], Any]]) -> None:
+        """Add 2^n rows, each loaded when it is needed."""
+        self.add(self._carry(rows), len(rows).bit_length() - 1)
+
+    def _carry(self, rows: list[Callable[[], Any]]) -> Any:
+        """What is left to add of 2^n rows, with weight 2^n."""
+        if len(rows) == 1:
+            return rows[0]()
+        half = len(rows) // 2
+        first, second = self._carry(rows[:half]), self._carry(rows[half:])
+        plane = self.planes[half.bit_length() - 1]
+        total, carry = _full_adder(self.builder, self.builder.load(plane), first, second)
+        self.builder.store(total, plane)
+        return carry
 
 
 def _counting(planes: int) -> Any:
-    """Intrinsic that counts the bits of some rows over 512 targets; returns how many planes the counts need."""
+    """Intrinsic that counts the bits of some rows over a vector; returns how many planes the counts need."""
 
     @intrinsic
     def count_bits(typingctx: Any, bits: Any, ring: Any, past: Any, start: Any, count: Any, word: Any, stack: Any,
@@ -103,14 +110,18 @@ def _counting(planes: int) -> Any:
 
             def row(position: Any) -> Any:
                 source = builder.zext(builder.load(builder.gep(chosen, [position])), _I64)
-                start = builder.add(builder.mul(source, stride), word)
-                return builder.load(builder.bitcast(builder.gep(rows.data, [start]), _BITS.as_pointer()), align=8)
+                place = builder.gep(rows.data, [builder.add(builder.mul(source, stride), word)])
+                # The next vectors of all rows are read after this one of all: time enough for a line to come.
+                ask_for_line(builder, builder.gep(place, [_I64(_LINE_WORDS)]))
+                return builder.load(builder.bitcast(place, _BITS.as_pointer()), align=8)
 
             counters, done = _Counters(builder, planes), _I64(0)
+            # More together take fewer operations; the rest of them is added one by one.
+            together = min(1 << (planes // 2), 8)
             if planes > 2:
-                done = builder.and_(number, _I64(-4))
-                with cgutils.for_range_slice(builder, _I64(0), done, _I64(4)) as (s, _):
-                    counters.add_four([row(builder.add(s, _I64(k))) for k in range(4)])
+                done = builder.and_(number, _I64(-together))
+                with cgutils.for_range_slice(builder, _I64(0), done, _I64(together)) as (s, _):
+                    counters.add_rows([partial(row, builder.add(s, _I64(k))) for k in range(together)])
             with cgutils.for_range_slice(builder, done, number, _I64(1)) as (s, _):
                 counters.add(row(s), 0)
             used = _I64(0)
@@ -130,39 +141,61 @@ def _counting(planes: int) -> Any:
 _count_3, _count_15, _count_127 = _counting(2), _counting(4), _counting(PLANES)
 
 
-def _splat(builder: Any, value: Any, vector: Any) -> Any:
-    lanes = ir.Constant(ir.VectorType(_I32, _LANES), [0] * _LANES)
+def _splat(builder: Any, value: Any, lanes: int) -> Any:
+    vector = ir.VectorType(value.type, lanes)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, lanes), None))
 
 
-def _adding(vectors: int) -> Any:
-    """Intrinsic that adds the planes of a stack to `16 * vectors` targets."""
+def _added_under_masks(builder: Any, bits: Any, amount: Any, values: list[Any]) -> list[Any]:
+    """Add `amount` where there are bits of 64 or 32 targets, 16 at a time."""
+    amounts, found = _splat(builder, amount, 16), []
+    for q, old in enumerate(values):
+        part = builder.trunc(builder.lshr(bits, ir.Constant(bits.type, 16 * q)), ir.IntType(16))
+        mask = builder.bitcast(part, ir.VectorType(ir.IntType(1), 16))
+        found.append(builder.select(mask, builder.fadd(old, amounts), old))
+    return found
+
+
+def _added_by_tests(builder: Any, bits: Any, amount: Any, values: list[Any]) -> list[Any]:
+    """Add `amount` or zero, as there are bits of 32 targets, 8 at a time."""
+    integers = ir.VectorType(_I32, 8)
+    spread, found = _splat(builder, bits, 8), []
+    amounts = _splat(builder, amount, 8)
+    for q, old in enumerate(values):
+        places = ir.Constant(integers, [1 << (8 * q + lane) for lane in range(8)])
+        is_set = builder.icmp_unsigned("==", builder.and_(spread, places), places)
+        found.append(builder.fadd(old, builder.select(is_set, amounts, ir.Constant(amounts.type, None))))
+    return found
+
+
+def _adding(targets: int, masks: bool) -> Any:
+    """Intrinsic that adds the planes of a stack to 64 or 32 targets, the first of which is `block * targets`."""
+    lanes, added = (16, _added_under_masks) if masks else (8, _added_by_tests)
 
     @intrinsic
-    def add_planes(typingctx: Any, stack: Any, factors: Any, number: Any, word: Any, variable: Any) -> Any:
+    def add_planes(typingctx: Any, stack: Any, factors: Any, number: Any, block: Any, variable: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             planes, factor, state = (
                 context.make_array(signature.args[k])(context, builder, args[k]) for k in (0, 1, 4)
             )
-            width, number, word = builder.extract_value(planes.shape, 1), args[2], args[3]
-            vector = ir.VectorType(state.data.type.pointee, _LANES)
-            base = builder.mul(word, _I64(_WORD))
-            places = [
-                builder.bitcast(builder.gep(state.data, [builder.add(base, _I64(_LANES * q))]), vector.as_pointer())
-                for q in range(vectors)
-            ]
-            values = [cgutils.alloca_once_value(builder, builder.load(place, align=64)) for place in places]
+            number, block = args[2], args[3]
+            width = builder.mul(builder.extract_value(planes.shape, 1), _I64(_WORD // targets))
+            words = builder.bitcast(planes.data, ir.IntType(targets).as_pointer())
+            vector = ir.VectorType(state.data.type.pointee, lanes).as_pointer()
+            base = builder.mul(block, _I64(targets))
+            starts = [builder.add(base, _I64(start)) for start in range(0, targets, lanes)]
+            places = [builder.bitcast(builder.gep(state.data, [start]), vector) for start in starts]
+            values = [cgutils.alloca_once_value(builder, builder.load(place, align=4 * lanes)) for place in places]
             with cgutils.for_range(builder, number) as loop:
-                at = builder.gep(planes.data, [builder.add(builder.mul(loop.index, width), word)])
-                amount = _splat(builder, builder.load(builder.gep(factor.data, [loop.index])), vector)
-                parts = builder.bitcast(at, _I16.as_pointer())
-                for q, value in enumerate(values):
-                    mask = builder.bitcast(builder.load(builder.gep(parts, [_I64(q)])), _MASK)
-                    old = builder.load(value)
-                    builder.store(builder.select(mask, builder.fadd(old, amount), old), value)
+                bits = builder.load(builder.gep(words, [builder.add(builder.mul(loop.index, width), block)]))
+                amount = builder.load(builder.gep(factor.data, [loop.index]))
+                for value, new in zip(
+                    values, added(builder, bits, amount, [builder.load(v) for v in values]), strict=True
+                ):
+                    builder.store(new, value)
             for place, value in zip(places, values, strict=True):
-                builder.store(builder.load(value), place, align=64)
+                builder.store(builder.load(value), place, align=4 * lanes)
             return context.get_dummy_value()
 
         return types.void(stack, factors, types.int64, types.int64, variable), codegen
@@ -170,46 +203,34 @@ def _adding(vectors: int) -> Any:
     return add_planes
 
 
-_add_64, _add_32 = _adding(4), _adding(2)
-
-
-@njit(cache=True)
-def prefetch_bits(bits, ring, past, count):  # type: ignore[no-untyped-def]
-    """Ask for the rows of all spikes: their misses then wait together."""
-    width = bits.shape[1]
-    for s in range(count):
-        start = np.int64(ring[past, s]) * width
-        for k in range(0, width, VECTOR_WORDS):
-            prefetch(bits, start + k)
+# Constants of 64 targets would not fit beside their values where registers are few.
+_BLOCK = 64 if HAS_MASKS else 32
+_add_block, _add_32 = _adding(_BLOCK, HAS_MASKS), _adding(32, HAS_MASKS)
 
 
 @njit(cache=True)
 def expand(stack, factors, number, variable):  # type: ignore[no-untyped-def]
     """Add `factors[p]` to the targets in plane p, for the first `number` planes: `variable` holds whole 32 values."""
-    whole = len(variable) // 64
-    for word in range(whole):
-        _add_64(stack, factors, number, word, variable)
-    if len(variable) % 64:
-        _add_32(stack, factors, number, whole, variable)
+    whole = len(variable) // _BLOCK
+    for block in range(whole):
+        _add_block(stack, factors, number, block, variable)
+    if len(variable) % _BLOCK:
+        _add_32(stack, factors, number, 2 * whole, variable)
 
 
 @njit(cache=True)
 def _count(bits, ring, past, start, count, stack, first):  # type: ignore[no-untyped-def]
     """Count the bits of the rows of at most `MOST` spikes, from `start` on; returns the number of planes."""
-    planes, word, last = np.int64(0), 0, bits.shape[1] - VECTOR_WORDS
-    while True:
-        # The last vector may overlap the one before, and then writes the same counts again.
-        at = min(word, last)
+    planes = np.int64(0)
+    for word in range(0, bits.shape[1], VECTOR_WORDS):
         if count < 4:
-            used = _count_3(bits, ring, past, start, count, at, stack, first)
+            used = _count_3(bits, ring, past, start, count, word, stack, first)
         elif count < 16:
-            used = _count_15(bits, ring, past, start, count, at, stack, first)
+            used = _count_15(bits, ring, past, start, count, word, stack, first)
         else:
-            used = _count_127(bits, ring, past, start, count, at, stack, first)
+            used = _count_127(bits, ring, past, start, count, word, stack, first)
         planes = max(planes, used)
-        word += VECTOR_WORDS
-        if at == last:
-            return planes
+    return planes
 
 
 @njit(cache=True)
@@ -241,40 +262,52 @@ def tally(bits, weight, ring, past, count, variable, stack, factors, filled):  #
 
 
 def dense_arguments(
-    groups: tuple[tuple[int, ...], ...],
+    joined: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[int]],
     wiring: Sequence[tuple[np.ndarray, np.ndarray]],
     distinct: Sequence[bool],
     targets: Sequence[int],
     real: Any,
 ) -> dict[str, Any]:
-    """The rows as bits where planes can pay, and the stack of each group, allocated for one simulation.
+    """Room for the rows as bits where planes can pay, and the stack of each group, allocated for one simulation.
 
     Args:
+        joined: numbers of the projections whose spikes are delivered together, either way.
         groups: numbers of the projections that add to the same variable.
         wiring: indptr and targets of each projection.
         distinct: whether no two synapses of a projection join the same pair.
         targets: size of the target population of each projection.
         real: type of the state.
+
+    Returns:
+        bits: of each projection, (sources, words) uint64 for `set_bits`, or no rows; enough: of each entry of `joined`
+        the number of spikes from which planes are cheaper than lists; stack, factors: of each group, for `tally`.
     """
-    planned = {k for group in groups for k in group if distinct[k]}
-    rows = [
-        _row_bits(*entry, words_of(targets[k])) if k in planned else _no_bits() for k, entry in enumerate(wiring)
-    ]
+    words = [words_of(n) for n in targets]
+    enough = [_enough([(*wiring[k], words[k]) for k in g]) if all(distinct[k] for k in g) else NEVER for g in joined]
+    planned = {k for g, least in zip(joined, enough, strict=True) if least < NEVER for k in g}
+    rows = [len(indptr) - 1 if k in planned and len(found) else 0 for k, (indptr, found) in enumerate(wiring)]
     return {
-        "bits": tuple(bits for bits, _ in rows),
-        "enough": np.array([enough for _, enough in rows], dtype=np.int64),
-        "stack": tuple(np.zeros((PLANES * len(g), words_of(targets[g[0]])), dtype=np.uint64) for g in groups),
+        "bits": tuple(_whole_lines((n, words[k])) for k, n in enumerate(rows)),
+        "enough": np.array(enough, dtype=np.int64),
+        "stack": tuple(_whole_lines((PLANES * len(g), words[g[0]])) for g in groups),
         "factors": tuple(np.zeros(PLANES * len(g), dtype=real) for g in groups),
     }
 
 
-def _no_bits() -> tuple[np.ndarray, int]:
-    return np.zeros((0, VECTOR_WORDS), dtype=np.uint64), NEVER
+def _whole_lines(shape: tuple[int, int]) -> np.ndarray:
+    """An array of words, not filled, that starts at a cache line: no vector of it then lies in two."""
+    size = shape[0] * shape[1]
+    room = np.empty(size + _LINE_WORDS, dtype=np.uint64)
+    start = -(room.ctypes.data // 8) % _LINE_WORDS
+    return room[start : start + size].reshape(shape)
 
 
-def _row_bits(indptr: np.ndarray, targets: np.ndarray, words: int) -> tuple[np.ndarray, int]:
-    """Rows as bits, and the number of spikes from which they are cheaper than lists."""
-    sources = len(indptr) - 1
-    if len(targets) < _LEAST_PER_WORD * words * sources or not _HAS_MASKS:
-        return _no_bits()
-    return row_bits(indptr, targets, words), max(int(np.ceil(_EVENTS_PER_WORD * words * sources / len(targets))), 1)
+def _enough(members: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> int:
+    """Number of spikes from which rows as bits are cheaper than lists: indptr, targets and words of each projection."""
+    present = [entry for entry in members if len(entry[1])]
+    events = sum(len(targets) for _, targets, _ in present)
+    most = sum(words * (len(indptr) - 1) for indptr, _, words in present)
+    if not present or events < _LEAST_PER_WORD * most:
+        return NEVER
+    return max(int(np.ceil(_EVENTS_PER_WORD * most / events)), 1)

@@ -17,7 +17,7 @@ from sbi_circuits.circuit import Circuit, EarlyStop, EdgeList, Explicit, Project
 from sbi_circuits.engines.base import Engine, Protocol, Simulation
 from sbi_circuits.engines.coupling import Coupling, couplings
 from sbi_circuits.engines.delivery_source import delivery_groups, joined_groups
-from sbi_circuits.engines.kernel_dense import NEVER, dense_arguments
+from sbi_circuits.engines.kernel_dense import dense_arguments
 from sbi_circuits.engines.kernel_extras import extra_arguments
 from sbi_circuits.engines.kernel_parts import DIVERGED, LAST, NOTED, NUMBER, OK, SATURATED, SILENT, SQUARED, TOTAL
 from sbi_circuits.engines.kernel_rows import UNROLLED, join, pack, packed_bits, usual_lines
@@ -274,12 +274,10 @@ class _Arguments:
         # Projections that are joined are delivered with the delay of the first, which may be absent.
         for members in joined_groups(self.circuit):
             delay[list(members)] = max(delay[k] for k in members)
-        dense = self._dense(rows)
         return {"indptr": tuple(r[0] for r in rows), "targets": tuple(r[1] for r in rows), "weight": weight,
-                "delay": delay, **dense, **self._joined(rows, weight, dense["enough"])}  # fmt: skip
+                "delay": delay, **self._dense(rows), **self._joined(rows, weight)}
 
-    def _joined(self, rows: list[tuple[np.ndarray, np.ndarray]], weight: np.ndarray, enough: np.ndarray
-                ) -> dict[str, Any]:  # fmt: skip
+    def _joined(self, rows: list[tuple[np.ndarray, np.ndarray]], weight: np.ndarray) -> dict[str, Any]:
         """Rows side by side, packed where it pays; in double precision spikes are added one by one, as Brian2 does."""
         joined, layout = [], []
         for members in joined_groups(self.circuit) if self.real is np.float32 else ():
@@ -287,7 +285,7 @@ class _Arguments:
             first = min(places)
             places = [place - first for place in places]
             spare = self.starts[-1] - first
-            bits = 0 if (enough[list(members)] < NEVER).any() else packed_bits(chosen, places, spare)
+            bits = packed_bits(chosen, places, spare)
             starts, targets = pack(chosen, places, spare, bits) if bits else join(chosen)
             joined.append((starts, targets, weight[list(members)], self.values[first:]))
             parts = 1 if bits else len(members)
@@ -306,8 +304,10 @@ class _Arguments:
         sizes = {c.population.name: c.size for c in self.setup.cells}
         projections = self.circuit.projections
         distinct = [not isinstance(p.wiring, (EdgeList, Explicit)) for p in projections]
-        groups = delivery_groups(self.circuit) if self.real is np.float32 else ()
-        return dense_arguments(groups, rows, distinct, [sizes[p.target] for p in projections], self.real)
+        joined, groups = (
+            (joined_groups(self.circuit), delivery_groups(self.circuit)) if self.real is np.float32 else ((), ())
+        )
+        return dense_arguments(joined, groups, rows, distinct, [sizes[p.target] for p in projections], self.real)
 
     def _rows(self, projection: Projection, found: Synapses | None) -> tuple[np.ndarray, np.ndarray]:
         """Row pointers, by delay where synapses differ in it, and targets."""

@@ -25,7 +25,7 @@ from sbi_circuits.engines.kernel_parts import (
     DIVERGED, LOG, OK, SATURATED, SILENT, all_finite, deliver, gather, keep_held, log_spikes, note_intervals,
     note_spikes, poisson_counts, poisson_events, poisson_pairs, prefetch_rows, restore_held,
 )
-from sbi_circuits.engines.kernel_dense import expand, prefetch_bits, tally
+from sbi_circuits.engines.kernel_dense import expand, set_bits, tally
 from sbi_circuits.engines.kernel_rows import AHEAD, LINES, add_row, deliver_packed, prefetch_arrivals, prefetch_row
 {imports}
 real = np.{real}
