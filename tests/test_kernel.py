@@ -13,7 +13,7 @@ from sbi_circuits.engines import Protocol
 from sbi_circuits.engines.brian2_engine import Brian2Engine
 from sbi_circuits.engines.intrinsics import HIGHEST, LOG2E, LOWEST, exp2_bounded, exp_single
 from sbi_circuits.engines.kernel_numba import NumbaEngine
-from sbi_circuits.engines.kernel_parts import poisson_counts, poisson_events, poisson_pairs
+from sbi_circuits.engines.kernel_parts import FEW, poisson_counts, poisson_events, poisson_pairs
 from sbi_circuits.engines.kernel_source import kernel_source
 from sbi_circuits.engines.philox import new_stream, next_word, philox
 from sbi_circuits.engines.poisson_table import COUNTS, EVENTS, PAIRS, poisson_table, takes_pairs
@@ -101,6 +101,23 @@ def test_poisson_inputs_have_the_binomial_distribution(driven: int, rate: float,
     assert abs(counts.mean(0) - 10 * p).max() < 6 * np.sqrt(10 * p / 4000)
 
 
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize(("driven", "events"), [(5, 2.0), (64, 2.0), (1000, 0.8), (1000, 30.0), (1000, 300.0)])
+def test_counts_are_the_thresholds_at_or_below_each_word(driven: int, events: float, real: Any) -> None:
+    """Law: whether compared with all thresholds, many words at once, or looked up in the guide."""
+    entry = Poisson("cells", "v", driven=driven, sources=10**6, rate=events / 10**6 / DT, weight=1.0)
+    thresholds, guide, (first, _, mode) = poisson_table(entry, DT)
+    assert mode == COUNTS and (len(thresholds) <= FEW) == (events < 100)
+    assert (np.diff(thresholds.astype(np.int64)) >= 0).all() and thresholds[-1] < 2**32 - 1
+    words, header = new_stream((9, 8), 1)
+    variable = np.arange(driven).astype(real)
+    at = poisson_counts(first, thresholds, guide, driven, real(0.25), variable, words, header, header[0])
+    assert at == driven
+    counts = first + np.searchsorted(thresholds, words[:driven], side="right")
+    assert np.array_equal(variable, np.arange(driven) + 0.25 * counts)
+    assert abs(counts.mean() - events) < 6 * np.sqrt(events / driven)
+
+
 def _dependent(first, thresholds, guide, driven, weight, variable, words, header, at):  # type: ignore[no-untyped-def]
     """The control: every second target is as likely as another, but one of two for each first."""
     at = poisson_pairs(first - 1, thresholds, guide, driven, weight, variable, words, header, at)
@@ -150,7 +167,9 @@ def test_tabulated_counts_are_binomial_probabilities(driven: int, sources: int, 
     n, p = sources * (1 if mode == COUNTS else driven), rate * DT
     exact = stats.binom.cdf(np.arange(first, first + len(thresholds)), n, p) * 2.0**32
     assert np.abs(thresholds - exact).max() < 20
-    assert thresholds[-1] == 2**32 - 1 and (first == 0 or stats.binom.cdf(first - 1, n, p) * 2.0**32 < 1)
+    assert stats.binom.cdf(first + len(thresholds), n, p) * 2.0**32 > 2**32 - 2
+    assert thresholds[-1] < 2**32 - 1 or len(thresholds) == 1, "a table that goes on is compared with in vain"
+    assert first == 0 or stats.binom.cdf(first - 1, n, p) * 2.0**32 < 1
     starts = (np.arange(2**10) << 22).astype(np.uint32)
     assert np.array_equal(guide, np.searchsorted(thresholds, starts, side="right"))
 

@@ -159,6 +159,50 @@ def chosen(typingctx: Any, condition: Any, value: Any, other: Any) -> Any:
     return value(types.boolean, value, value), codegen
 
 
+@intrinsic
+def add_counts(typingctx: Any, words: Any, at: Any, first: Any, thresholds: Any, weight: Any, variable: Any, place: Any
+               ) -> Any:  # fmt: skip
+    """Add `weight * (first + n)` to `FLAGGED` values from `place` on: n thresholds lie at or below the word of each.
+
+    Without a branch, and the words of many values at once.
+
+    Args:
+        words, at: random words (uint32), the first of which is at `at`.
+        first, thresholds: from `poisson_table`; uint32.
+        weight, variable, place: what to add to, of the type of `weight`.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, levels, state = (context.make_array(signature.args[k])(context, builder, args[k]) for k in (0, 3, 5))
+        vector = ir.VectorType(ir.IntType(32), FLAGGED)
+
+        def spread(value: Any) -> Any:
+            undefined = ir.Constant(ir.VectorType(value.type, FLAGGED), ir.Undefined)
+            one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+            return builder.shuffle_vector(one, undefined, ir.Constant(vector, None))
+
+        # Comparisons of signed numbers are those that most processors have: the order of words with the sign turned.
+        sign = ir.Constant(ir.IntType(32), -(2**31))
+        found = builder.load(builder.bitcast(builder.gep(source.data, [args[1]]), vector.as_pointer()), align=4)
+        found = builder.xor(found, spread(sign))
+        number = builder.extract_value(levels.shape, 0)
+        most = builder.add(builder.trunc(args[2], ir.IntType(32)), builder.trunc(number, ir.IntType(32)))
+        counts = cgutils.alloca_once_value(builder, spread(most))
+        with cgutils.for_range(builder, number) as loop:
+            level = spread(builder.xor(builder.load(builder.gep(levels.data, [loop.index])), sign))
+            is_above = builder.sext(builder.icmp_signed(">", level, found), vector)
+            builder.store(builder.add(builder.load(counts), is_above), counts)
+        values = ir.VectorType(state.data.type.pointee, FLAGGED)
+        target = builder.bitcast(builder.gep(state.data, [args[6]]), values.as_pointer())
+        added = builder.fmul(builder.sitofp(builder.load(counts), values), spread(args[4]))
+        size = state.data.type.pointee.get_abi_size(context.target_data)
+        builder.store(builder.fadd(builder.load(target, align=size), added), target, align=size)
+        return context.get_dummy_value()
+
+    index = types.int64
+    return types.void(words, index, index, thresholds, variable.dtype, variable, index), codegen
+
+
 def ask_for_line(builder: Any, address: Any) -> None:
     """Emit a request for the cache line that holds an address; one past the end of an array does no harm."""
     byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)

@@ -65,9 +65,10 @@ def takes_pairs(driven: int) -> bool:
 
 @njit(cache=True)
 def _thresholds(first, last, n, p, below, above):  # type: ignore[no-untyped-def]
-    """Probabilities of at most `first`, ... `last` of n events, in units of 2**-32, rounded up.
+    """Probabilities of at most `first`, ... of n events, in units of 2**-32, rounded up, while they are below 1.
 
-    The probability of each count follows from that of the one before; their sum is known from the two tails.
+    The probability of each count follows from that of the one before; their sum is known from the two tails. One
+    threshold is kept where none is below 1.
     """
     relative, share = np.ones(last - first + 1), 1.0
     for k in range(1, len(relative)):
@@ -75,10 +76,15 @@ def _thresholds(first, last, n, p, below, above):  # type: ignore[no-untyped-def
         relative[k] = share
     scale, reached = (1.0 - below - above) / relative.sum(), below
     thresholds = np.empty(len(relative), dtype=np.uint32)
+    number = 0
     for k in range(len(relative)):
         reached += relative[k] * scale
-        thresholds[k] = np.uint32(min(np.ceil(reached * 2.0**32), 2.0**32 - 1))
-    return thresholds
+        threshold = min(np.ceil(reached * 2.0**32), 2.0**32 - 1)
+        thresholds[k] = np.uint32(threshold)
+        if threshold == 2.0**32 - 1:
+            break
+        number += 1
+    return thresholds[: max(number, 1)].copy()
 
 
 @njit(cache=True)
