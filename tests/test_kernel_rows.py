@@ -159,7 +159,8 @@ def _echo(delays: tuple[str, ...], absent: int = -1) -> Circuit:
 def test_joined_rows_deliver_what_single_rows_do(delays, groups, way, monkeypatch):
     """Law: in double precision projections are delivered one by one, and here no sum is rounded in either."""
     monkeypatch.setattr(kernel_dense, "_LEAST_PER_WORD", 0.0 if "planes" in way else np.inf)
-    monkeypatch.setattr(kernel_dense, "_EVENTS_PER_WORD", 70.0)
+    # Rows of so few targets are one vector of words.
+    monkeypatch.setattr(kernel_dense, "_EVENTS_PER_WORD", 280.0 / kernel_dense.VECTOR_WORDS)
     enough = []
     monkeypatch.setattr(kernel_numba, "dense_arguments", lambda *a: _noted(enough, dense_arguments(*a)))
     monkeypatch.setattr(kernel_rows, "_LONG", 128 if "packed" in way else 0)
