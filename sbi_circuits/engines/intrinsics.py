@@ -5,6 +5,7 @@ The single-precision exponential is a polynomial so that the state update vector
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,13 @@ def chosen(typingctx: Any, condition: Any, value: Any, other: Any) -> Any:
     return value(types.boolean, value, value), codegen
 
 
+def splat(builder: Any, value: Any, lanes: int) -> Any:
+    """Emit a vector of a value in every lane."""
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), None))
+
+
 @intrinsic
 def add_counts(typingctx: Any, words: Any, at: Any, first: Any, thresholds: Any, weight: Any, variable: Any, place: Any
                ) -> Any:  # fmt: skip
@@ -174,13 +182,7 @@ def add_counts(typingctx: Any, words: Any, at: Any, first: Any, thresholds: Any,
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, levels, state = (context.make_array(signature.args[k])(context, builder, args[k]) for k in (0, 3, 5))
-        vector = ir.VectorType(ir.IntType(32), FLAGGED)
-
-        def spread(value: Any) -> Any:
-            undefined = ir.Constant(ir.VectorType(value.type, FLAGGED), ir.Undefined)
-            one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-            return builder.shuffle_vector(one, undefined, ir.Constant(vector, None))
-
+        vector, spread = ir.VectorType(ir.IntType(32), FLAGGED), partial(splat, builder, lanes=FLAGGED)
         # Comparisons of signed numbers are those that most processors have: the order of words with the sign turned.
         sign = ir.Constant(ir.IntType(32), -(2**31))
         found = builder.load(builder.bitcast(builder.gep(source.data, [args[1]]), vector.as_pointer()), align=4)

@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from sbi_circuits.engines.intrinsics import ask_for_line
+from sbi_circuits.engines.intrinsics import ask_for_line, splat
 
 # Planes count up to 2^7 - 1 spikes; more of them are counted in turns.
 PLANES, MOST = 7, 127
@@ -141,15 +141,9 @@ def _counting(planes: int) -> Any:
 _count_3, _count_15, _count_127 = _counting(2), _counting(4), _counting(PLANES)
 
 
-def _splat(builder: Any, value: Any, lanes: int) -> Any:
-    vector = ir.VectorType(value.type, lanes)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, lanes), None))
-
-
 def _added_under_masks(builder: Any, bits: Any, amount: Any, values: list[Any]) -> list[Any]:
     """Add `amount` where there are bits of 64 or 32 targets, 16 at a time."""
-    amounts, found = _splat(builder, amount, 16), []
+    amounts, found = splat(builder, amount, 16), []
     for q, old in enumerate(values):
         part = builder.trunc(builder.lshr(bits, ir.Constant(bits.type, 16 * q)), ir.IntType(16))
         mask = builder.bitcast(part, ir.VectorType(ir.IntType(1), 16))
@@ -160,8 +154,8 @@ def _added_under_masks(builder: Any, bits: Any, amount: Any, values: list[Any]) 
 def _added_by_tests(builder: Any, bits: Any, amount: Any, values: list[Any]) -> list[Any]:
     """Add `amount` or zero, as there are bits of 32 targets, 8 at a time."""
     integers = ir.VectorType(_I32, 8)
-    spread, found = _splat(builder, bits, 8), []
-    amounts = _splat(builder, amount, 8)
+    spread, found = splat(builder, bits, 8), []
+    amounts = splat(builder, amount, 8)
     for q, old in enumerate(values):
         places = ir.Constant(integers, [1 << (8 * q + lane) for lane in range(8)])
         is_set = builder.icmp_unsigned("==", builder.and_(spread, places), places)
